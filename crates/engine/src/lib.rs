@@ -1,0 +1,5 @@
+//! From a request to pictures.
+
+pub mod picture;
+pub mod rng;
+pub mod sampler;

@@ -1,0 +1,4 @@
+//! The networks of Stable Diffusion and IP-Adapter.
+
+pub mod weights;
+pub mod tokenizer;
