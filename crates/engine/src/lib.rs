@@ -1,5 +1,190 @@
-//! From a request to pictures.
+//! From a request to pictures: plan, encode, denoise, decode.
+//!
+//! ```no_run
+//! use instantstyle_engine::{Event, Observer, generate, plan::Plan, request::Request};
+//! struct Quiet;
+//! impl Observer for Quiet {
+//!     fn event(&mut self, _: Event) {}
+//! }
+//! let request = Request::from_json(r#"{"prompt": "a house", "seed": 7}"#, std::path::Path::new("."))?;
+//! let outputs = generate(&Plan::resolve(&request)?, &mut Quiet)?;
+//! assert_eq!(outputs[0].seed, 7);
+//! # Ok::<(), instantstyle_engine::Error>(())
+//! ```
 
+pub mod denoise;
+pub mod embedded;
+pub mod encode;
+pub mod error;
+pub mod family;
+pub mod guidance;
+pub mod injection;
+pub mod inspect;
+pub mod model;
+pub mod parameters;
 pub mod picture;
+pub mod plan;
+mod references;
+pub mod request;
 pub mod rng;
 pub mod sampler;
+
+pub use error::Error;
+pub use instantstyle_nets::weights::to_safetensors;
+
+use crate::encode::Prompts;
+use crate::picture::Picture;
+use crate::plan::Plan;
+use instantstyle_nets::Tensor;
+use instantstyle_nets::unet::UNet;
+use instantstyle_nets::vae::Decoder;
+use std::time::Instant;
+
+/// What happens while pictures are made.
+pub enum Event<'a> {
+    /// A stage begins: "encoding", "loading", "denoising", "decoding".
+    Stage(&'a str),
+    /// Model call `step` (from 1) of `steps` is done, for picture `picture` (from 0) of `pictures`.
+    Step {
+        /// Index of the picture.
+        picture: usize,
+        /// Pictures of the request.
+        pictures: usize,
+        /// Calls done.
+        step: usize,
+        /// Calls per picture.
+        steps: usize,
+    },
+    /// Something that the user should know, e.g. a prompt that was cut.
+    Notice(String),
+}
+
+/// Gets progress and may cancel.
+pub trait Observer {
+    /// Something happened.
+    fn event(&mut self, event: Event);
+    /// Asked before each model call; true stops with [`Error::Cancelled`].
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// A finished picture.
+pub struct Output {
+    /// Its seed.
+    pub seed: u64,
+    /// The picture.
+    pub picture: Picture,
+    /// The sampler's last latents, before the scaling factor is divided out.
+    pub latents: Vec<f32>,
+    /// [channels, height, width] of the latents.
+    pub latents_shape: [usize; 3],
+}
+
+/// Seconds that the stages of one request took.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timings {
+    /// Text and pictures, loading their towers included.
+    pub encode_s: f64,
+    /// Loading the UNet and what is computed once before the steps.
+    pub prepare_s: f64,
+    /// All steps of all pictures.
+    pub denoise_s: f64,
+    /// Latents to pictures.
+    pub decode_s: f64,
+}
+
+/// Makes the pictures of a plan.
+///
+/// # Errors
+/// If a file turns out damaged or does not fit, or the observer cancels.
+pub fn generate(plan: &Plan, observer: &mut dyn Observer) -> Result<Vec<Output>, Error> {
+    generate_timed(plan, observer).map(|(outputs, _)| outputs)
+}
+
+/// The same, with the time of each stage.
+///
+/// # Errors
+/// As [`generate`].
+pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<Output>, Timings), Error> {
+    let mut timings = Timings::default();
+    let check = |observer: &mut dyn Observer| if observer.cancelled() { Err(Error::Cancelled) } else { Ok(()) };
+
+    check(observer)?;
+    observer.event(Event::Stage("encoding"));
+    let start = Instant::now();
+    let prompts = Prompts {
+        model: &plan.model,
+        index: &plan.index,
+        prompt: &plan.request().prompt,
+        negative: plan.request().negative_prompt.as_deref(),
+        guided: plan.guided(),
+        clip_skip: plan.request().clip_skip.unwrap_or(0),
+    };
+    // The text towers are dropped inside, the picture towers too: only their features go on.
+    let text = encode::text(plan.family, &prompts, &mut |n| observer.event(Event::Notice(n)))?;
+    check(observer)?;
+    let tokens = references::encode(plan, &mut |n| observer.event(Event::Notice(n)))?;
+    timings.encode_s = start.elapsed().as_secs_f64();
+
+    check(observer)?;
+    observer.event(Event::Stage("loading"));
+    let start = Instant::now();
+    let conditioned = {
+        let unet = UNet::load(&plan.unet, &plan.model.join("unet").component()?).map_err(model_error)?;
+        let injections = references::inject(plan, &unet, &tokens)?;
+        let conditioning = denoise::prepare(plan, &unet, &text.tokens, text.pooled.as_ref(), injections)?;
+        (unet, conditioning)
+    };
+    drop((text, tokens));
+    timings.prepare_s = start.elapsed().as_secs_f64();
+
+    observer.event(Event::Stage("denoising"));
+    let start = Instant::now();
+    let (unet, conditioning) = conditioned;
+    let latents = (0..plan.count)
+        .map(|i| denoise::denoise(plan, &unet, &conditioning, i, observer))
+        .collect::<Result<Vec<_>, _>>()?;
+    drop((unet, conditioning));
+    timings.denoise_s = start.elapsed().as_secs_f64();
+
+    check(observer)?;
+    observer.event(Event::Stage("decoding"));
+    let start = Instant::now();
+    let decoder = Decoder::load(&plan.vae, &plan.model.join("vae").component()?).map_err(model_error)?;
+    let factor = plan.vae.factor();
+    let shape = [plan.vae.latent_channels, plan.height / factor, plan.width / factor];
+    let mut outputs = Vec::new();
+    for (i, latents) in latents.into_iter().enumerate() {
+        check(observer)?;
+        let picture = decode(plan, &decoder, &latents, shape)?;
+        outputs.push(Output { seed: plan.seed.wrapping_add(i as u64), picture, latents, latents_shape: shape });
+    }
+    timings.decode_s = start.elapsed().as_secs_f64();
+    Ok((outputs, timings))
+}
+
+fn decode(plan: &Plan, decoder: &Decoder, latents: &[f32], [channels, h, w]: [usize; 3]) -> Result<Picture, Error> {
+    let mut x: Tensor = encode::channels_last(latents, channels, h, w);
+    let scaling = plan.vae.scaling_factor as f32;
+    let shift = plan.vae.shift_factor.unwrap_or(0.0) as f32;
+    match (&plan.vae.latents_mean, &plan.vae.latents_std) {
+        (Some(mean), Some(std)) if mean.len() == channels && std.len() == channels => {
+            for pixel in x.data_mut().chunks_exact_mut(channels) {
+                for ((v, m), s) in pixel.iter_mut().zip(mean).zip(std) {
+                    *v = *v * *s as f32 / scaling + *m as f32;
+                }
+            }
+        }
+        _ => x.data_mut().iter_mut().for_each(|v| *v = *v / scaling + shift),
+    }
+    let out = decoder.forward(&x);
+    // (x / 2 + 0.5) clamped, times 255, rounded half to even: as diffusers and numpy do.
+    let rgb = out.data().iter().map(|v| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8).collect();
+    Picture::from_rgb(out.dim(2) as u32, out.dim(1) as u32, rgb)
+        .ok_or_else(|| Error::Internal("the autoencoder gave a picture of another size".into()))
+}
+
+fn model_error(e: instantstyle_nets::ModelError) -> Error {
+    Error::file(e.path, e.message)
+}

@@ -1,0 +1,102 @@
+//! From noise to latents.
+
+use crate::error::Error;
+use crate::guidance::guide;
+use crate::plan::Plan;
+use crate::rng::TorchRng;
+use crate::sampler;
+use crate::{Event, Observer};
+use instantstyle_nets::Tensor;
+use instantstyle_nets::unet::{Added, Injections, TextContext, Times, UNet};
+
+/// Everything that stays the same over the steps and over the pictures of one request.
+pub struct Conditioning {
+    /// Keys and values of the text at every site.
+    pub text: TextContext,
+    /// What each timestep adds to each resnet.
+    pub times: Times,
+    /// Image tokens.
+    pub injections: Injections,
+}
+
+/// Computes what does not change: rows are negative and positive, or the positive alone.
+pub fn prepare(
+    plan: &Plan,
+    unet: &UNet,
+    tokens: &Tensor,
+    pooled: Option<&Tensor>,
+    injections: Injections,
+) -> Result<Conditioning, Error> {
+    let rows = tokens.dim(0);
+    if tokens.channels() != plan.unet.context_dim() {
+        return Err(plan.model.error(format!(
+            "the text encoders give tokens of width {}, the UNet reads {}: they are of different models",
+            tokens.channels(),
+            plan.unet.context_dim()
+        )));
+    }
+    // SDXL's micro-conditioning: original size, crop, target size, each as height, width.
+    let (h, w) = (plan.height as f32, plan.width as f32);
+    let sizes = vec![[h, w, 0.0, 0.0, h, w]; rows];
+    let added = pooled.map(|pooled| Added { pooled, sizes: &sizes });
+    if let (Some(a), Some(pooled)) = (&plan.unet.added, pooled) {
+        if a.inputs != pooled.channels() + 6 * a.time_dim {
+            return Err(plan.model.error(format!(
+                "the UNet expects {} numbers of pooled text and sizes, the text encoder gives {} + {}",
+                a.inputs,
+                pooled.channels(),
+                6 * a.time_dim
+            )));
+        }
+    }
+    let sampler = build(plan)?;
+    let times = unet.times(sampler.timesteps(), rows, added.as_ref(), Some(plan.guidance));
+    Ok(Conditioning { text: unet.text(tokens), times, injections })
+}
+
+fn build(plan: &Plan) -> Result<Box<dyn sampler::Sampler>, Error> {
+    sampler::build(plan.request().sampler.as_deref(), &plan.scheduler, plan.steps)
+        .map_err(|e| Error::request("sampler", e.to_string()))
+}
+
+/// Samples picture `i`: the last latents [channels, h, w], not yet divided by the autoencoder's scaling factor.
+pub fn denoise(
+    plan: &Plan,
+    unet: &UNet,
+    conditioning: &Conditioning,
+    i: usize,
+    observer: &mut dyn Observer,
+) -> Result<Vec<f32>, Error> {
+    let mut sampler = build(plan)?;
+    let (channels, factor) = (plan.vae.latent_channels, plan.vae.factor());
+    let (h, w) = (plan.height / factor, plan.width / factor);
+    let n = channels * h * w;
+    let mut rng = TorchRng::new(plan.seed.wrapping_add(i as u64));
+    let sigma = sampler.init_noise_sigma();
+    let mut x: Vec<f32> = rng.normal_f32(n).into_iter().map(|v| v * sigma).collect();
+    let calls = sampler.timesteps().len();
+    for call in 0..calls {
+        if observer.cancelled() {
+            return Err(Error::Cancelled);
+        }
+        let mut scaled = x.clone();
+        sampler.scale_model_input(call, &mut scaled);
+        let row = crate::encode::channels_last(&scaled, channels, h, w);
+        let batch = if plan.guided() { Tensor::stack(&[&row, &row]) } else { row };
+        let out = unet.forward(&batch, call, &conditioning.times, &conditioning.text, &conditioning.injections);
+        let prediction = if plan.guided() {
+            let (uncond, cond) = out.data().split_at(n);
+            let rescale = plan.request().guidance_rescale.unwrap_or(0.0);
+            guide(uncond, cond, plan.guidance as f32, rescale as f32)
+        } else {
+            out.into_data()
+        };
+        let prediction = crate::encode::planes(&Tensor::new([1, h, w, channels], prediction));
+        sampler.step(call, &prediction, &mut x, &mut rng);
+        observer.event(Event::Step { picture: i, pictures: plan.count, step: call + 1, steps: calls });
+    }
+    if x.iter().any(|v| !v.is_finite()) {
+        return Err(plan.model.error("gave numbers that are not finite; the weights may be damaged"));
+    }
+    Ok(x)
+}

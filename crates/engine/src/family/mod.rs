@@ -1,0 +1,58 @@
+//! The families of base models: one file each, one row each in [`FAMILIES`]. Nothing outside asks which family it is.
+
+mod sd15;
+mod sdxl;
+
+use crate::encode::Prompts;
+use crate::error::Error;
+use crate::model::Place;
+use instantstyle_nets::Tensor;
+use instantstyle_nets::unet::UNetConfig;
+use serde_json::Value;
+
+/// Weights by part of the UNet: a preset of `inject`.
+pub type Blocks = &'static [(&'static str, f64)];
+
+/// What distinguishes one family.
+pub struct Family {
+    /// Short name, as in reports.
+    pub name: &'static str,
+    /// Long name.
+    pub title: &'static str,
+    /// Whether a UNet belongs to it.
+    pub matches: fn(&UNetConfig) -> bool,
+    /// The parts of the UNet behind `style` and `layout` (`style+layout` is both, `all` everything).
+    pub style: Blocks,
+    /// See `style`.
+    pub layout: Blocks,
+    /// Scale of subtraction that the reference scripts use.
+    pub subtract_scale: f64,
+    /// The text tower whose space bigG adapters share, if the family has one.
+    pub feature_tower: Option<&'static str>,
+    /// Components of a folder, beside `unet`, `vae` and `scheduler`, that must be there.
+    pub components: &'static [&'static str],
+    /// Tokenises and encodes prompts.
+    pub encode: fn(&Prompts, &mut dyn FnMut(String)) -> Result<TextFeatures, Error>,
+}
+
+/// What the UNet takes of prompts; row 0 is the negative prompt where guidance is on.
+pub struct TextFeatures {
+    /// [rows, tokens, width].
+    pub tokens: Tensor,
+    /// [rows, width], where the family has pooled conditioning.
+    pub pooled: Option<Tensor>,
+}
+
+/// All families.
+pub static FAMILIES: &[&Family] = &[&sdxl::FAMILY, &sd15::FAMILY];
+
+/// The family of a UNet.
+pub fn of(config: &UNetConfig) -> &'static Family {
+    FAMILIES.iter().find(|f| (f.matches)(config)).copied().unwrap_or(&sd15::FAMILY)
+}
+
+/// True if `model_index.json` lists the component as present.
+pub fn has_component(model: &Place, index: &Value, name: &str) -> bool {
+    let listed = index.get(name).and_then(Value::as_array).is_some_and(|a| a.iter().any(|v| !v.is_null()));
+    listed && model.join(name).exists()
+}

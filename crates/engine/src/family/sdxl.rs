@@ -1,0 +1,46 @@
+//! Stable Diffusion XL: two text towers side by side, pooled text and picture sizes.
+
+use super::{Family, TextFeatures};
+use crate::encode::Prompts;
+use crate::error::Error;
+use instantstyle_nets::Tensor;
+
+pub(super) static FAMILY: Family = Family {
+    name: "sdxl",
+    title: "Stable Diffusion XL",
+    matches: |unet| unet.added.is_some(),
+    // Wang et al., "InstantStyle", arXiv 2404.02733, figure 5.
+    style: &[("up_blocks.0.attentions.1", 1.0)],
+    layout: &[("down_blocks.2.attentions.1", 1.0)],
+    subtract_scale: 0.5,
+    feature_tower: Some("text_encoder_2"),
+    components: &["text_encoder_2", "tokenizer_2"],
+    encode,
+};
+
+fn encode(prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatures, Error> {
+    let mut tokens: Option<Tensor> = None;
+    let mut pooled = None;
+    // The first tower may be missing (refiners, small models): then the second one's width is all there is.
+    let towers = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
+    for (encoder, tokenizer) in towers.into_iter().filter(|(e, _)| prompts.has(e)) {
+        let tower = prompts.tower(encoder, tokenizer)?;
+        let output = tower.encode(&prompts.rows(), notice)?;
+        // The layer before the last, without the final norm.
+        let states = tower.layer(&output, 1 + prompts.clip_skip, prompts)?;
+        tokens = Some(match tokens {
+            Some(first) => first.concat_channels(states),
+            None => states.clone(),
+        });
+        pooled = output.projected;
+    }
+    let missing = || prompts.model.error("has no text_encoder_2 with a projection, which SDXL needs");
+    let (mut tokens, mut pooled) = (tokens.ok_or_else(missing)?, pooled.ok_or_else(missing)?);
+    if prompts.guided && prompts.negative.is_none() && prompts.index_flag("force_zeros_for_empty_prompt", true) {
+        let row = tokens.dim(1) * tokens.dim(2);
+        tokens.data_mut()[..row].fill(0.0);
+        let row = pooled.channels();
+        pooled.data_mut()[..row].fill(0.0);
+    }
+    Ok(TextFeatures { tokens, pooled: Some(pooled) })
+}

@@ -1,0 +1,257 @@
+//! What was asked: the public, stable request. JSON of `--job`, of every API, and of what is stored in each picture.
+//!
+//! A [`Request`] resolves nothing: fields that were not given are `None` and get their defaults from the model's card or
+//! family when the [plan](crate::plan) is made.
+
+mod parse;
+
+use crate::error::Error;
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+
+/// Number format of the arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Precision {
+    Auto,
+    F32,
+    Bf16,
+    F16,
+}
+
+/// Where it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Device {
+    Auto,
+    Cpu,
+    Cuda(u32),
+    Metal,
+}
+
+impl Serialize for Device {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Device::Auto => s.serialize_str("auto"),
+            Device::Cpu => s.serialize_str("cpu"),
+            Device::Cuda(n) => s.serialize_str(&format!("cuda:{n}")),
+            Device::Metal => s.serialize_str("metal"),
+        }
+    }
+}
+
+/// Named choices of `inject`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub enum Preset {
+    #[serde(rename = "style")]
+    Style,
+    #[serde(rename = "layout")]
+    Layout,
+    #[serde(rename = "style+layout")]
+    StyleLayout,
+    #[serde(rename = "all")]
+    All,
+}
+
+/// The presets by name, with a line for people.
+pub const PRESETS: &[(&str, Preset, &str)] = &[
+    ("style", Preset::Style, "only the block that carries style (InstantStyle)"),
+    ("layout", Preset::Layout, "only the block that carries layout"),
+    ("style+layout", Preset::StyleLayout, "both"),
+    ("all", Preset::All, "every block: the plain IP-Adapter; content leaks"),
+];
+
+/// Where a reference is injected.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Inject {
+    /// By name.
+    Preset(Preset),
+    /// By parts of the UNet, each with its weight.
+    #[serde(serialize_with = "as_map")]
+    Blocks(Vec<(String, f64)>),
+}
+
+fn as_map<S: serde::Serializer>(blocks: &[(String, f64)], s: S) -> Result<S::Ok, S::Error> {
+    s.collect_map(blocks.iter().map(|(k, v)| (k, v)))
+}
+
+/// The content to take away from a reference's feature.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Subtract {
+    /// What the reference shows, e.g. "a rabbit".
+    pub text: String,
+    /// How much of its text feature to take away; the family's default where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f64>,
+}
+
+/// A style picture and how it is used.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Reference {
+    /// The picture.
+    pub image: PathBuf,
+    /// The IP-Adapter's file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<PathBuf>,
+    /// The folder of the CLIP picture tower.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_encoder: Option<PathBuf>,
+    /// The folder of the CLIP text tower, for subtraction where the model lacks it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_encoder: Option<PathBuf>,
+    /// Where it acts.
+    pub inject: Inject,
+    /// Multiplies every weight of `inject`.
+    pub weight: f64,
+    /// Content to take away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subtract: Option<Subtract>,
+    /// White where the reference acts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask: Option<PathBuf>,
+    /// Start of the window, as a part of the sampling.
+    pub start: f64,
+    /// End of the window.
+    pub end: f64,
+}
+
+impl Reference {
+    /// A reference with the defaults: style only, weight 1, the whole time.
+    pub fn new(image: impl Into<PathBuf>) -> Self {
+        Reference {
+            image: image.into(),
+            adapter: None,
+            image_encoder: None,
+            text_encoder: None,
+            inject: Inject::Preset(Preset::Style),
+            weight: 1.0,
+            subtract: None,
+            mask: None,
+            start: 0.0,
+            end: 1.0,
+        }
+    }
+}
+
+/// A request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Request {
+    /// Folder of the model, or `embedded`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Number format.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub precision: Option<Precision>,
+    /// Device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<Device>,
+    /// What to paint.
+    pub prompt: String,
+    /// What to avoid. For SDXL not the same as an empty one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub negative_prompt: Option<String>,
+    /// Pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
+    /// Pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub height: Option<usize>,
+    /// Pictures, with seeds seed, seed + 1, …
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
+    /// Seed of torch's CPU generator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Sampling steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+    /// Strength of classifier-free guidance; 1 or less turns it off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance: Option<f64>,
+    /// Rescaling of the guided prediction, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_rescale: Option<f64>,
+    /// Layers of the text encoder to skip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clip_skip: Option<usize>,
+    /// Sampler by name; the checkpoint's own where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sampler: Option<String>,
+    /// Style pictures.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub references: Vec<Reference>,
+}
+
+/// Largest job file, in bytes.
+const MAX_JOB_BYTES: u64 = 16 << 20;
+
+impl Request {
+    /// Parses and checks JSON; relative paths are taken from `base`.
+    ///
+    /// # Errors
+    /// Names the field, what was found and what is allowed.
+    pub fn from_json(text: &str, base: &Path) -> Result<Request, Error> {
+        parse::request(text, base)
+    }
+
+    /// Reads a job: a JSON file, or a PNG that carries its request.
+    ///
+    /// # Errors
+    /// If it is neither, or its content is refused.
+    pub fn from_file(path: &Path) -> Result<Request, Error> {
+        let size = std::fs::metadata(path).map_err(|e| Error::file(path, e.to_string()))?.len();
+        let mut head = [0u8; 8];
+        let read = std::fs::File::open(path).and_then(|mut f| std::io::Read::read(&mut f, &mut head));
+        read.map_err(|e| Error::file(path, e.to_string()))?;
+        let base = std::path::absolute(path).ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default();
+        if head == *b"\x89PNG\r\n\x1a\n" {
+            let text = crate::picture::read_png_text(path, "instantstyle").map_err(|e| Error::file(path, e.message()))?;
+            let text = text.ok_or_else(|| {
+                Error::file(path, "is a picture without a request in it; only pictures made by instantstyle carry one")
+            })?;
+            return Self::from_json(&text, &base);
+        }
+        if size > MAX_JOB_BYTES {
+            return Err(Error::file(path, format!("has {size} bytes; a job has at most {MAX_JOB_BYTES}")));
+        }
+        let bytes = std::fs::read(path).map_err(|e| Error::file(path, e.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "is neither JSON text nor a PNG"))?;
+        Self::from_json(&text, &base)
+    }
+
+    /// Checks a request that was put together by hand (flags), as the parser does.
+    ///
+    /// # Errors
+    /// As [`Request::from_json`].
+    pub fn checked(&self, base: &Path) -> Result<Request, Error> {
+        let text = serde_json::to_string(self).map_err(|e| Error::Internal(e.to_string()))?;
+        Self::from_json(&text, base)
+    }
+}
+
+/// Parses the short form of `inject` that the command line takes: a preset, or `path=weight,path=weight`.
+///
+/// # Errors
+/// If it is neither.
+pub fn parse_inject(text: &str) -> Result<Inject, Error> {
+    if let Some((_, preset, _)) = PRESETS.iter().find(|(name, ..)| *name == text) {
+        return Ok(Inject::Preset(*preset));
+    }
+    let wrong = || {
+        let names: Vec<&str> = PRESETS.iter().map(|p| p.0).collect();
+        Error::request("inject", format!("is \"{text}\"; expected {} or path=weight,path=weight", names.join(", ")))
+    };
+    text.split(',')
+        .map(|part| {
+            let (key, weight) = part.split_once('=').ok_or_else(wrong)?;
+            Ok((key.trim().to_owned(), weight.trim().parse().map_err(|_| wrong())?))
+        })
+        .collect::<Result<Vec<_>, Error>>()
+        .map(Inject::Blocks)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+//! CLIP's two towers as transformers saves them (Radford et al., arXiv 2103.00020; `modeling_clip.py`).
+
+mod text;
+mod vision;
+
+pub use text::{TextConfig, TextEncoder, TextOutput};
+pub use vision::{VisionConfig, VisionEncoder, VisionOutput};
+
+use crate::error::ModelError;
+use crate::layers::{Activation, LayerNorm, Linear, activate, attend};
+use crate::load::Loader;
+use crate::tensor::Tensor;
+
+/// One pre-norm transformer layer, the same in both towers.
+struct Layer {
+    norm1: LayerNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    norm2: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+    heads: usize,
+    activation: Activation,
+    causal: bool,
+}
+
+/// Shape of a stack of [`Layer`]s.
+struct Stack {
+    hidden: usize,
+    intermediate: usize,
+    layers: usize,
+    heads: usize,
+    eps: f32,
+    activation: Activation,
+    causal: bool,
+}
+
+impl Stack {
+    fn load(&self, at: &Loader) -> Result<Vec<Layer>, ModelError> {
+        if self.heads == 0 || self.hidden % self.heads != 0 {
+            return Err(at.error(format!("{} heads do not divide the width {}", self.heads, self.hidden)));
+        }
+        (0..self.layers).map(|i| self.layer(&at.at(i))).collect()
+    }
+
+    fn layer(&self, at: &Loader) -> Result<Layer, ModelError> {
+        let (h, attn) = (self.hidden, at.at("self_attn"));
+        Ok(Layer {
+            norm1: at.layer_norm("layer_norm1", h, self.eps)?,
+            q: attn.linear("q_proj", h, h, true)?,
+            k: attn.linear("k_proj", h, h, true)?,
+            v: attn.linear("v_proj", h, h, true)?,
+            out: attn.linear("out_proj", h, h, true)?,
+            norm2: at.layer_norm("layer_norm2", h, self.eps)?,
+            fc1: at.linear("mlp.fc1", h, self.intermediate, true)?,
+            fc2: at.linear("mlp.fc2", self.intermediate, h, true)?,
+            heads: self.heads,
+            activation: self.activation,
+            causal: self.causal,
+        })
+    }
+}
+
+impl Layer {
+    /// `[batch, tokens, hidden]` → the same.
+    fn forward(&self, x: &Tensor) -> Tensor {
+        let n = self.norm1.forward(x);
+        let a = attend(&self.q.forward(&n), &self.k.forward(&n), &self.v.forward(&n), self.heads, self.causal);
+        let x = self.out.forward_add(&a, x);
+        let h = activate(self.activation, self.fc1.forward(&self.norm2.forward(&x)));
+        self.fc2.forward_add(&h, &x)
+    }
+}
+
+/// The activation of a `hidden_act` field.
+fn activation(name: &str, at: &Loader) -> Result<Activation, ModelError> {
+    match name {
+        "quick_gelu" => Ok(Activation::QuickGelu),
+        "gelu" => Ok(Activation::Gelu),
+        "silu" => Ok(Activation::Silu),
+        other => Err(at.error(format!("hidden_act \"{other}\" is not supported; known: quick_gelu, gelu, silu"))),
+    }
+}

@@ -1,0 +1,228 @@
+//! The bridge from tensors to kernels: layers as the networks use them.
+
+use crate::tensor::Tensor;
+use crate::weights::Stored;
+use instantstyle_kernels::{act, attention, conv, gemm, norm};
+
+pub use instantstyle_kernels::act::Activation;
+
+/// Fully connected layer; weights stay as they are stored.
+#[derive(Clone)]
+pub struct Linear {
+    weight: Stored,
+    bias: Option<Vec<f32>>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Linear {
+    pub(crate) fn new(weight: Stored, bias: Option<Vec<f32>>, inputs: usize, outputs: usize) -> Self {
+        Linear { weight, bias, inputs, outputs }
+    }
+
+    /// Width of the input.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Width of the output.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// `[.., inputs]` → `[.., outputs]`.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        self.apply(x, None)
+    }
+
+    /// The same plus `residual`, which has the output's shape.
+    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Tensor {
+        self.apply(x, Some(residual))
+    }
+
+    fn apply(&self, x: &Tensor, residual: Option<&Tensor>) -> Tensor {
+        assert_eq!(x.channels(), self.inputs, "input width");
+        let mut shape = x.shape().to_vec();
+        *shape.last_mut().expect("a tensor has an axis") = self.outputs;
+        let mut out = Tensor::zeros(shape);
+        let weight = self.weight.kernel_view().expect("checked on loading");
+        let residual = residual.map(Tensor::data);
+        gemm::linear(x.data(), self.inputs, weight, self.bias.as_deref(), residual, out.data_mut());
+        out
+    }
+}
+
+/// Square convolution over `[batch, height, width, channels]`; weights stay as they are stored.
+#[derive(Clone)]
+pub struct Conv2d {
+    weight: Stored,
+    bias: Option<Vec<f32>>,
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+}
+
+impl Conv2d {
+    pub(crate) fn new(weight: Stored, bias: Option<Vec<f32>>, inputs: usize, outputs: usize, kernel: usize) -> Self {
+        Conv2d { weight, bias, inputs, outputs, kernel }
+    }
+
+    /// Stride 1, the size kept.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        self.apply(x, 1, self.kernel / 2, self.kernel / 2, false, None)
+    }
+
+    /// Stride 1, the size kept, plus `residual` of the output's shape.
+    pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Tensor {
+        self.apply(x, 1, self.kernel / 2, self.kernel / 2, false, Some(residual))
+    }
+
+    /// Any stride and padding, e.g. the autoencoder's downsampling with zeros after the last row and column only.
+    pub fn strided(&self, x: &Tensor, stride: usize, pad_before: usize, pad_after: usize) -> Tensor {
+        self.apply(x, stride, pad_before, pad_after, false, None)
+    }
+
+    /// Over the input doubled by nearest-neighbour upsampling, which is never stored.
+    pub fn upsampled(&self, x: &Tensor) -> Tensor {
+        self.apply(x, 1, self.kernel / 2, self.kernel / 2, true, None)
+    }
+
+    fn apply(
+        &self,
+        x: &Tensor,
+        stride: usize,
+        pad_before: usize,
+        pad_after: usize,
+        upsample: bool,
+        residual: Option<&Tensor>,
+    ) -> Tensor {
+        let &[batch, height, width, inputs] = x.shape() else { panic!("expected [b, h, w, c], got {:?}", x.shape()) };
+        assert_eq!(inputs, self.inputs, "input channels");
+        let weight = self.weight.kernel_view().expect("checked on loading");
+        let residual = residual.map(Tensor::data);
+        if self.kernel == 1 && stride == 1 && !upsample {
+            let mut out = Tensor::zeros([batch, height, width, self.outputs]);
+            gemm::linear(x.data(), inputs, weight, self.bias.as_deref(), residual, out.data_mut());
+            return out;
+        }
+        let shape = conv::Conv {
+            batch,
+            height,
+            width,
+            inputs,
+            outputs: self.outputs,
+            kernel: self.kernel,
+            stride,
+            pad_before,
+            pad_after,
+            upsample,
+        };
+        let mut out = Tensor::zeros([batch, shape.out_height(), shape.out_width(), self.outputs]);
+        conv::conv2d(shape, x.data(), weight, self.bias.as_deref(), residual, out.data_mut());
+        out
+    }
+}
+
+/// Group normalisation over channels-last pictures.
+#[derive(Clone)]
+pub struct GroupNorm {
+    pub(crate) gamma: Vec<f32>,
+    pub(crate) beta: Vec<f32>,
+    pub(crate) groups: usize,
+    pub(crate) eps: f32,
+}
+
+impl GroupNorm {
+    /// Normalises.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        self.apply(x, false)
+    }
+
+    /// Normalises, then SiLU.
+    pub fn forward_silu(&self, x: &Tensor) -> Tensor {
+        self.apply(x, true)
+    }
+
+    fn apply(&self, x: &Tensor, silu: bool) -> Tensor {
+        let mut out = Tensor::zeros(x.shape());
+        let (gamma, beta) = (&self.gamma, &self.beta);
+        norm::group_norm(x.data(), x.dim(0), self.groups, gamma, beta, self.eps, silu, out.data_mut());
+        out
+    }
+}
+
+/// Layer normalisation over the last axis.
+#[derive(Clone)]
+pub struct LayerNorm {
+    pub(crate) gamma: Vec<f32>,
+    pub(crate) beta: Vec<f32>,
+    pub(crate) eps: f32,
+}
+
+impl LayerNorm {
+    /// Normalises.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        let mut out = Tensor::zeros(x.shape());
+        norm::layer_norm(x.data(), &self.gamma, &self.beta, self.eps, out.data_mut());
+        out
+    }
+}
+
+/// Applies an activation.
+pub fn activate(activation: Activation, mut x: Tensor) -> Tensor {
+    act::activate(activation, x.data_mut());
+    x
+}
+
+/// GEGLU over the last axis, which is halved.
+pub fn geglu(x: &Tensor) -> Tensor {
+    let mut shape = x.shape().to_vec();
+    let n = x.channels() / 2;
+    *shape.last_mut().expect("a tensor has an axis") = n;
+    let mut out = Tensor::zeros(shape);
+    act::geglu(x.data(), n, out.data_mut());
+    out
+}
+
+/// Multi-head attention of `q` [batch, queries, width] over `k`, `v` [batch, keys, width].
+pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Tensor {
+    let mut out = Tensor::zeros(q.shape());
+    attention::attention(shape(q, k, heads, causal, None, None), q.data(), k.data(), v.data(), out.data_mut());
+    out
+}
+
+/// Adds `weight · mask · attention` of `q` over another set of keys and values to `out`: image tokens.
+pub fn attend_add(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    weight: f32,
+    mask: Option<&[f32]>,
+    out: &mut Tensor,
+) {
+    let shape = shape(q, k, heads, false, Some(weight), mask);
+    attention::attention(shape, q.data(), k.data(), v.data(), out.data_mut());
+}
+
+fn shape<'a>(
+    q: &Tensor,
+    k: &Tensor,
+    heads: usize,
+    causal: bool,
+    add: Option<f32>,
+    mask: Option<&'a [f32]>,
+) -> attention::Attention<'a> {
+    let dim = q.channels() / heads;
+    attention::Attention {
+        batch: q.dim(0),
+        heads,
+        dim,
+        queries: q.dim(1),
+        keys: k.dim(1),
+        scale: 1.0 / (dim as f32).sqrt(),
+        causal,
+        add,
+        mask,
+    }
+}

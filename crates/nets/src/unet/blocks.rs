@@ -1,0 +1,172 @@
+//! Resnets and spatial transformers of the UNet.
+
+use super::{Counter, KeyValue, LevelConfig, Pass, UNetConfig};
+use crate::error::ModelError;
+use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear, attend, attend_add, geglu};
+use crate::load::Loader;
+use crate::tensor::Tensor;
+
+/// diffusers fixes this for the norm before a spatial transformer.
+const SPATIAL_EPS: f32 = 1e-6;
+/// torch's default for layer norms.
+const LAYER_EPS: f32 = 1e-5;
+
+pub(super) struct Resnet {
+    norm1: GroupNorm,
+    conv1: Conv2d,
+    pub(super) time: Linear,
+    norm2: GroupNorm,
+    conv2: Conv2d,
+    shortcut: Option<Conv2d>,
+    index: usize,
+}
+
+impl Resnet {
+    pub(super) fn load(
+        at: &Loader,
+        inputs: usize,
+        outputs: usize,
+        config: &UNetConfig,
+        count: &mut Counter,
+    ) -> Result<Self, ModelError> {
+        let index = count.resnets;
+        count.resnets += 1;
+        Ok(Resnet {
+            norm1: at.group_norm("norm1", inputs, config.groups, config.eps)?,
+            conv1: at.conv("conv1", inputs, outputs, 3)?,
+            time: at.linear("time_emb_proj", config.time_dim(), outputs, true)?,
+            norm2: at.group_norm("norm2", outputs, config.groups, config.eps)?,
+            conv2: at.conv("conv2", outputs, outputs, 3)?,
+            shortcut: if inputs == outputs { None } else { Some(at.conv("conv_shortcut", inputs, outputs, 1)?) },
+            index,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
+        let mut h = self.conv1.forward(&self.norm1.forward_silu(x));
+        let (channels, picture) = (h.channels(), h.dim(1) * h.dim(2) * h.channels());
+        let time = pass.time(self.index).chunks_exact(channels);
+        for (picture, time) in h.data_mut().chunks_exact_mut(picture).zip(time) {
+            for pixel in picture.chunks_exact_mut(channels) {
+                pixel.iter_mut().zip(time).for_each(|(p, t)| *p += t);
+            }
+        }
+        let h = self.norm2.forward_silu(&h);
+        match &self.shortcut {
+            Some(shortcut) => self.conv2.forward_add(&h, &shortcut.forward(x)),
+            None => self.conv2.forward_add(&h, x),
+        }
+    }
+}
+
+pub(super) struct Attention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    heads: usize,
+}
+
+impl Attention {
+    fn load(at: &Loader, width: usize, context: usize, heads: usize) -> Result<Self, ModelError> {
+        Ok(Attention {
+            q: at.linear("to_q", width, width, false)?,
+            k: at.linear("to_k", context, width, false)?,
+            v: at.linear("to_v", context, width, false)?,
+            out: at.linear("to_out.0", width, width, true)?,
+            heads,
+        })
+    }
+
+    pub(super) fn key_value(&self, tokens: &Tensor) -> KeyValue {
+        KeyValue { k: self.k.forward(tokens), v: self.v.forward(tokens) }
+    }
+}
+
+/// One transformer block: a site.
+pub(super) struct Transformer {
+    norm1: LayerNorm,
+    self_attention: Attention,
+    norm2: LayerNorm,
+    pub(super) cross_attention: Attention,
+    norm3: LayerNorm,
+    feed_in: Linear,
+    feed_out: Linear,
+    site: usize,
+}
+
+impl Transformer {
+    fn load(at: &Loader, level: &LevelConfig, site: usize) -> Result<Self, ModelError> {
+        let width = level.width;
+        Ok(Transformer {
+            norm1: at.layer_norm("norm1", width, LAYER_EPS)?,
+            self_attention: Attention::load(&at.at("attn1"), width, width, level.heads)?,
+            norm2: at.layer_norm("norm2", width, LAYER_EPS)?,
+            cross_attention: Attention::load(&at.at("attn2"), width, level.context, level.heads)?,
+            norm3: at.layer_norm("norm3", width, LAYER_EPS)?,
+            feed_in: at.linear("ff.net.0.proj", width, 8 * width, true)?,
+            feed_out: at.linear("ff.net.2", 4 * width, width, true)?,
+            site,
+        })
+    }
+
+    /// `[batch, tokens, width]` → the same.
+    fn forward(&self, x: Tensor, pass: &Pass) -> Tensor {
+        let n = self.norm1.forward(&x);
+        let a = &self.self_attention;
+        let KeyValue { k, v } = a.key_value(&n);
+        let x = a.out.forward_add(&attend(&a.q.forward(&n), &k, &v, a.heads, false), &x);
+        let a = &self.cross_attention;
+        let q = a.q.forward(&self.norm2.forward(&x));
+        let text = &pass.text.0[self.site];
+        let mut attended = attend(&q, &text.k, &text.v, a.heads, false);
+        for branch in pass.injections.at(self.site, pass.step) {
+            let KeyValue { k, v } = &branch.tokens;
+            attend_add(&q, k, v, a.heads, branch.weight, branch.mask.as_deref(), &mut attended);
+        }
+        let x = a.out.forward_add(&attended, &x);
+        let h = geglu(&self.feed_in.forward(&self.norm3.forward(&x)));
+        self.feed_out.forward_add(&h, &x)
+    }
+}
+
+/// A stack of transformer blocks over all pixels, with a residual around it.
+pub(super) struct Spatial {
+    norm: GroupNorm,
+    proj_in: Linear,
+    pub(super) blocks: Vec<Transformer>,
+    proj_out: Linear,
+}
+
+impl Spatial {
+    pub(super) fn load(
+        at: &Loader,
+        level: &LevelConfig,
+        depth: usize,
+        config: &UNetConfig,
+        count: &mut Counter,
+    ) -> Result<Self, ModelError> {
+        let width = level.width;
+        let mut blocks = Vec::new();
+        for t in 0..depth {
+            blocks.push(Transformer::load(&at.at(format!("transformer_blocks.{t}")), level, count.sites)?);
+            count.sites += 1;
+        }
+        Ok(Spatial {
+            norm: at.group_norm("norm", width, config.groups, SPATIAL_EPS)?,
+            // Channels-last, a 1×1 convolution and a linear layer are the same product.
+            proj_in: at.linear("proj_in", width, width, true)?,
+            blocks,
+            proj_out: at.linear("proj_out", width, width, true)?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: Tensor, pass: &Pass) -> Tensor {
+        let tokens = [x.dim(0), x.dim(1) * x.dim(2), x.dim(3)];
+        let mut h = self.proj_in.forward(&self.norm.forward(&x).reshape(tokens));
+        for block in &self.blocks {
+            h = block.forward(h, pass);
+        }
+        self.proj_out.forward_add(&h, &x.clone().reshape(tokens)).reshape(x.shape())
+    }
+}

@@ -1,0 +1,261 @@
+"""Runs one request through diffusers' own pipeline. What the rules are is written in README.md."""
+
+import copy
+import json
+import math
+from functools import lru_cache
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.image_processor import IPAdapterMaskProcessor
+from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
+from diffusers.models.embeddings import ImageProjection
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
+
+import images
+
+# transformers 5 dropped the attribute that StableDiffusionPipeline's clip_skip reads.
+if not hasattr(CLIPTextModel, "text_model"):
+    CLIPTextModel.text_model = property(lambda self: self)
+
+SAMPLERS = {
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True}),
+    "dpmpp_2m_sde_karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "sde-dpmsolver++", "use_karras_sigmas": True},
+    ),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "pndm": ("PNDMScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "dpm2": ("KDPM2DiscreteScheduler", {}),
+    "dpm2_a": ("KDPM2AncestralDiscreteScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
+}
+
+STYLE = {"sd": ["up_blocks.1"], "xl": ["up_blocks.0.attentions.1"]}
+LAYOUT = {"sd": ["down_blocks.2", "mid_block"], "xl": ["down_blocks.2.attentions.1"]}
+
+
+def sampler(name, config):
+    cls, extra = SAMPLERS[name]
+    return getattr(diffusers, cls).from_config(config, **extra)
+
+
+def load_model(folder):
+    folder = Path(folder)
+    cls = getattr(diffusers, json.loads((folder / "model_index.json").read_text())["_class_name"])
+    assert cls in (StableDiffusionPipeline, StableDiffusionXLPipeline)
+    variant = "fp16" if any((folder / "unet").glob("*.fp16*")) else None
+    extra = {"add_watermarker": False} if cls is StableDiffusionXLPipeline else {"requires_safety_checker": False}
+    pipe = cls.from_pretrained(folder, variant=variant, torch_dtype=torch.float32, local_files_only=True, **extra)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@lru_cache(None)
+def vision(folder):
+    model = CLIPVisionModelWithProjection.from_pretrained(folder, dtype=torch.float32).eval()
+    if (folder / "preprocessor_config.json").exists():
+        processor = CLIPImageProcessor.from_pretrained(folder)
+    else:  # as load_ip_adapter does
+        processor = CLIPImageProcessor(size=model.config.image_size, crop_size=model.config.image_size)
+    return model, processor
+
+
+@lru_cache(None)
+def tower(folder):
+    return CLIPTextModelWithProjection.from_pretrained(folder, dtype=torch.float32).eval(), CLIPTokenizer.from_pretrained(folder)
+
+
+def content_features(pipe, text, folder):
+    """Pooled, projected, un-normalised text features."""
+    model, tokenizer = tower(folder) if folder else (pipe.text_encoder_2, pipe.tokenizer_2)
+    ids = tokenizer(text, padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    return model(ids).text_embeds
+
+
+def site_weights(inject, family, sites):
+    """Weight per site: `sites` are module paths like up_blocks.0.attentions.1.transformer_blocks.0.attn2."""
+    if inject == "all":
+        return {site: 1.0 for site in sites}
+    if isinstance(inject, str):
+        keys = {"style": STYLE[family], "layout": LAYOUT[family], "style+layout": STYLE[family] + LAYOUT[family]}[inject]
+        inject = {key: 1.0 for key in keys}
+    out = {}
+    for site in sites:
+        matches = [(len(k), w) for k, w in inject.items() if site == k or site.startswith(k + ".")]
+        out[site] = max(matches)[1] if matches else 0.0
+    for key in inject:
+        assert any(s == key or s.startswith(key + ".") for s in sites), key
+    return out
+
+
+def active(index, total, start, end):
+    """diffusers' rule for a ControlNet's guidance window, over the scheduler's list of timesteps."""
+    return not (index / total < start or (index + 1) / total > end)
+
+
+def group(references):
+    """References that share a file, an encoder and their settings attend together; the others stand alone."""
+    groups = []
+    for ref in references:
+        masked = ref.get("mask") is not None
+        key = (ref["adapter"], ref["image_encoder"], json.dumps(ref.get("inject", "style")), ref.get("start", 0.0), ref.get("end", 1.0))
+        weight = ref.get("weight", 1.0)
+        for g in groups:
+            if g["key"] == key and g["masked"] == masked and (masked or g["weights"][0] == weight):
+                g["refs"].append(ref)
+                g["weights"].append(weight)
+                break
+        else:
+            groups.append({"key": key, "masked": masked, "refs": [ref], "weights": [weight]})
+    return groups
+
+
+def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
+    """Returns (latents, pictures, info). The keyword arguments make the variations of the sensitivity check."""
+    base = Path(base)
+    pipe = load_model(base / job["model"])
+    xl = isinstance(pipe, StableDiffusionXLPipeline)
+    family = "xl" if xl else "sd"
+    if job.get("sampler") is not None:
+        pipe.scheduler = sampler(job["sampler"], pipe.scheduler.config)
+    steps, guidance = job["steps"], job["guidance"]
+    width, height, count, seed = job["width"], job["height"], job.get("count", 1), job["seed"]
+    seeds = [seed + i for i in range(count)] if alone is None else [seed + alone]
+    guided = guidance > 1
+
+    call = {}
+    references = [] if drop_references else job.get("references", [])
+    groups = group(references)
+    if groups:
+        files = [(base / g["key"][0]).resolve() for g in groups]
+        pipe.register_modules(image_encoder=vision((base / groups[0]["key"][1]).resolve())[0])
+        pipe.load_ip_adapter(
+            [str(f.parent) for f in files],
+            subfolder=[""] * len(files),
+            weight_name=[f.name for f in files],
+            image_encoder_folder=None,
+        )
+        embeds, plain = [], True
+        for g, projection in zip(groups, pipe.unet.encoder_hid_proj.image_projection_layers):
+            encoder, processor = vision((base / g["key"][1]).resolve())
+            plain &= encoder is vision((base / groups[0]["key"][1]).resolve())[0]
+            pipe.register_modules(image_encoder=encoder, feature_extractor=processor)
+            hidden = not isinstance(projection, ImageProjection)
+            positive, negative = pipe.encode_image([images.load(base / r["image"]) for r in g["refs"]], "cpu", 1, hidden)
+            for i, ref in enumerate(g["refs"]):
+                if ref.get("subtract"):
+                    assert not hidden
+                    plain = False
+                    folder = (base / ref["text_encoder"]).resolve() if ref.get("text_encoder") else None
+                    features = content_features(pipe, ref["subtract"]["text"], folder)
+                    positive[i] -= ref["subtract"]["scale"] * features[0]
+            embeds.append(torch.cat([negative[None], positive[None]]) if guided else positive[None])
+        if plain:
+            call["ip_adapter_image"] = [[images.load(base / r["image"]) for r in g["refs"]] for g in groups]
+        else:
+            call["ip_adapter_image_embeds"] = embeds
+
+        if any(g["masked"] for g in groups):
+            masks = []
+            for g in groups:
+                if not g["masked"]:
+                    masks.append(None)
+                    continue
+                mask = IPAdapterMaskProcessor().preprocess(
+                    [images.load(base / r["mask"]) for r in g["refs"]], height=height, width=width
+                )
+                masks.append(mask.reshape(1, len(g["refs"]), mask.shape[2], mask.shape[3]))
+            call["cross_attention_kwargs"] = {"ip_adapter_masks": masks}
+
+        processors = {
+            name.removesuffix(".processor"): p
+            for name, p in pipe.unet.attn_processors.items()
+            if isinstance(p, IPAdapterAttnProcessor2_0)
+        }
+        weights = [site_weights(g["refs"][0].get("inject", "style"), family, processors) for g in groups]
+        probe = copy.deepcopy(pipe.scheduler)
+        probe.set_timesteps(steps)
+        total = len(probe.timesteps)
+
+        def apply(index):
+            for site, processor in processors.items():
+                for i, g in enumerate(groups):
+                    ref = g["refs"][0]
+                    on = active(index, total, ref.get("start", 0.0), ref.get("end", 1.0))
+                    w = [weights[i][site] * x if on else 0.0 for x in g["weights"]]
+                    processor.scale[i] = w if g["masked"] else w[0]
+
+        if xl and len(groups) == 1 and not groups[0]["masked"]:
+            check_official(pipe, groups[0], processors, apply)
+        apply(0)
+    else:
+        apply = None
+
+    caught = {}
+
+    def on_step(_, index, timestep, kwargs):
+        caught["latents"] = kwargs["latents"].clone()
+        caught.setdefault("norms", []).append(float(kwargs["latents"].std()))
+        if apply is not None:
+            apply(index + 1)
+        return {}
+
+    generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
+    if perturb:
+        factor = pipe.vae_scale_factor
+        shape = (1, pipe.unet.config.in_channels, height // factor, width // factor)
+        noise = torch.cat([torch.randn(shape, generator=g) for g in generators])
+        nudge = torch.randn(noise.shape, generator=torch.Generator().manual_seed(5))
+        call["latents"] = noise + perturb * nudge
+    clip_skip = job.get("clip_skip", 0)
+    result = pipe(
+        prompt=job["prompt"] if prompt is None else prompt,
+        negative_prompt=job.get("negative_prompt"),
+        width=width,
+        height=height,
+        num_images_per_prompt=len(seeds),
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        guidance_rescale=job.get("guidance_rescale", 0.0),
+        clip_skip=clip_skip or None,
+        generator=generators,
+        callback_on_step_end=on_step,
+        output_type="pil",
+        **call,
+    )
+    latents = caught["latents"].float().contiguous()
+    assert torch.isfinite(latents).all()
+    info = {"timesteps": [float(t) for t in pipe.scheduler.timesteps], "std": caught["norms"]}
+    return latents, result.images, info
+
+
+def check_official(pipe, g, processors, apply):
+    """On SDXL the two presets have an official spelling: it must set the same scales."""
+    inject, weight = g["refs"][0].get("inject", "style"), g["weights"][0]
+    down = {"block_2": [0.0, weight]} if "layout" in inject else None
+    up = {"block_0": [0.0, weight, 0.0]} if "style" in inject else None
+    if inject not in ("style", "layout", "style+layout") or g["refs"][0].get("start", 0.0) > 0:
+        return
+    if 1 / 8 > g["refs"][0].get("end", 1.0):
+        return
+    scale = {k: v for k, v in (("down", down), ("up", up)) if v}
+    pipe.set_ip_adapter_scale(scale)
+    official = {site: list(p.scale) for site, p in processors.items()}
+    apply(0)
+    ours = {site: list(p.scale) for site, p in processors.items()}
+    assert official == ours, (official, ours)
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
