@@ -85,8 +85,8 @@ impl Multistep {
             other => return Err(SamplerError::field("solver_type", &Value::from(other), "midpoint or heun")),
         };
         let order = c.number("solver_order", 2.0)? as usize;
-        if !(1..=3).contains(&order) || (order == 3 && stochastic) {
-            return Err(SamplerError::Config(format!("solver_order is {order}, expected 1 to 3 (2 with noise)")));
+        if !(1..=3).contains(&order) {
+            return Err(SamplerError::Config(format!("solver_order is {order}, expected 1 to 3")));
         }
         let alphas = Alphas::new(c, &PLAIN, true, true)?;
         let clipped = c.number("lambda_min_clipped", f64::MIN)?;
@@ -159,8 +159,10 @@ impl Sampler for Multistep {
                 let (a, b) = ((m0 - m1) / r0, (m1 - m2) / r1);
                 let slope = a + r0 / (r0 + r1) * (a - b);
                 let bend = (a - b) / (r0 + r1);
-                let e = (-h).exp_m1();
-                x += alpha * (e / h + 1.0) * slope - alpha * ((e + h) / (h * h) - 0.5) * bend;
+                // With d = −h, or −2h where noise is added.
+                let e = decay.exp_m1();
+                let half = if self.stochastic { -0.5 } else { 0.5 };
+                x += alpha * (1.0 - e / decay) * slope + alpha * ((decay - e) / (decay * decay) + half) * bend;
             }
             if self.stochastic {
                 x += fresh * noise[p] as f64;
