@@ -106,18 +106,18 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
             }
         }
         let bytes = embedded::file(&s.image).ok_or_else(|| Error::Internal(format!("{} is missing", s.image)))?;
-        rows.push((Picture::decode(bytes).map_err(|e| Error::Internal(e.message()))?, row));
+        rows.push((Picture::decode(bytes, &s.image)?, row));
     }
     bar.finish_and_clear();
 
     let path = folder.join("sheet.png");
     let picture = sheet(&prompt, seed, &shown, &rows).ok_or_else(|| Error::Internal("the sheet has no pictures".into()))?;
-    write_png(&path, &picture, &[]).map_err(|e| Error::Machine(format!("{}: {}", path.display(), e.message())))?;
+    write_png(&path, &picture, &[])?;
     crate::print(format!("{}\n", path.display()).as_bytes())
 }
 
 fn sheet(prompt: &str, seed: u64, shown: &[Shown], rows: &[(Picture, Vec<Picture>)]) -> Option<Picture> {
-    let (w, h) = (rows.first()?.0.width() as usize, rows.first()?.0.height() as usize);
+    let (w, h) = (rows.first()?.0.width, rows.first()?.0.height);
     let (cell_w, cell_h) = (w + GAP, h + GAP + 16);
     let title = 40;
     let mut sheet = Sheet::new(GAP + cell_w * (COLUMNS.len() + 1), title + HEADING + cell_h * rows.len() + GAP);

@@ -61,8 +61,7 @@ pub fn write(plan: &Plan, i: usize, output: &Output, file: &Path) -> Result<(), 
     let request = plan.request_of(i);
     let json = serde_json::to_string(&request).map_err(|e| Error::Internal(e.to_string()))?;
     let text = parameters::a1111(&request, &plan.model_title());
-    write_png(file, &output.picture, &[("parameters", &text), ("instantstyle", &json)])
-        .map_err(|e| Error::Machine(format!("{}: {}", file.display(), e.message())))
+    Ok(write_png(file, &output.picture, &[("parameters", &text), ("instantstyle", &json)])?)
 }
 
 fn save_latents(outputs: &[Output], file: &Path) -> Result<(), Error> {
@@ -70,7 +69,7 @@ fn save_latents(outputs: &[Output], file: &Path) -> Result<(), Error> {
     let values: Vec<f32> = outputs.iter().flat_map(|o| o.latents.iter().copied()).collect();
     let shape = [outputs.len(), c, h, w];
     let bytes = instantstyle_engine::to_safetensors(&[("latents", &shape, &values)]);
-    write_atomic(file, &bytes).map_err(|e| Error::Machine(format!("{}: {}", file.display(), e.message())))
+    Ok(write_atomic(file, &bytes)?)
 }
 
 fn report(plan: &Plan, outputs: &[Output], files: &[PathBuf], latents: Option<&PathBuf>, t: &Timings) -> Value {

@@ -28,7 +28,9 @@ impl Progress {
 
     /// Without steps and stages: a caller shows the progress of a whole series.
     pub fn inner(stop: Arc<AtomicBool>) -> Self {
-        Progress { silent_steps: true, ..Progress::new(false, stop) }
+        let mut progress = Progress::new(false, stop);
+        progress.silent_steps = true;
+        progress
     }
 }
 

@@ -24,11 +24,11 @@ impl Sheet {
 
     /// Pastes a picture enlarged by a whole factor.
     pub fn paste(&mut self, picture: &Picture, x: usize, y: usize, scale: usize) {
-        let (w, h) = (picture.width() as usize, picture.height() as usize);
+        let (w, h) = (picture.width, picture.height);
         for py in 0..h * scale {
             for px in 0..w * scale {
                 let at = (py / scale * w + px / scale) * 3;
-                let c = &picture.rgb()[at..at + 3];
+                let c = &picture.rgb[at..at + 3];
                 self.set(x + px, y + py, [c[0], c[1], c[2]]);
             }
         }
@@ -50,6 +50,6 @@ impl Sheet {
 
     /// The finished picture.
     pub fn into_picture(self) -> Option<Picture> {
-        Picture::from_rgb(self.width as u32, self.height as u32, self.rgb)
+        Picture::new(self.width, self.height, self.rgb)
     }
 }

@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::family::{Family, TextFeatures};
 use crate::model::Place;
-use crate::picture::{ClipPreprocess, Picture};
+use crate::picture::{ClipPreprocess, Picture, clip_preprocess};
 use instantstyle_nets::Tensor;
 use instantstyle_nets::clip::{TextConfig, TextEncoder, TextOutput, VisionConfig, VisionEncoder};
 use instantstyle_nets::tokenizer::Tokenizer;
@@ -29,6 +29,17 @@ impl Prompts<'_> {
     /// The texts of the batch: negative first where guidance is on.
     pub fn rows(&self) -> Vec<&str> {
         if self.guided { vec![self.negative.unwrap_or(""), self.prompt] } else { vec![self.prompt] }
+    }
+
+    /// The batch with the prompt's row from `skipped` and the negative prompt's, if there is one, from `usual`:
+    /// `clip_skip` acts on the prompt alone.
+    pub fn positive_from(&self, usual: &Tensor, skipped: &Tensor) -> Tensor {
+        let mut out = skipped.clone();
+        if self.guided {
+            let row = out.dim(1) * out.dim(2);
+            out.data_mut()[..row].copy_from_slice(&usual.data()[..row]);
+        }
+        out
     }
 
     /// True if the model has the component.
@@ -87,7 +98,7 @@ impl Tower {
     }
 
     /// The hidden state `back` layers before the last.
-    pub fn layer<'o>(&self, output: &'o TextOutput, back: usize, _: &Prompts) -> Result<&'o Tensor, Error> {
+    pub fn layer<'o>(&self, output: &'o TextOutput, back: usize) -> Result<&'o Tensor, Error> {
         let layers = output.hidden.len();
         output.hidden.get((layers - 1).wrapping_sub(back)).ok_or_else(|| {
             Error::request(
@@ -139,18 +150,15 @@ pub fn pictures(encoder: &Place, pictures: &[&Picture], pooled: bool) -> Result<
     let config = vision_config(encoder)?;
     let net = VisionEncoder::load(&config, &encoder.component()?).map_err(crate::model_error)?;
     let size = config.image_size;
-    let normalisation = ClipPreprocess::clip(size);
+    let normalisation = ClipPreprocess::new(size);
     let run = |pixels: Tensor| {
         let output = net.forward(&pixels);
         if pooled { output.embeds } else { output.penultimate }
     };
     let encoded = pictures
         .iter()
-        .map(|picture| {
-            let planes = normalisation.run(picture)?;
-            Ok(run(channels_last(&planes, 3, size, size)))
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
+        .map(|picture| run(channels_last(&clip_preprocess(picture, &normalisation), 3, size, size)))
+        .collect();
     let nothing = if pooled {
         // The published base adapters are trained with zeros for no picture; the others with the states of a picture
         // whose normalised pixels are all zero (REFERENCE: IP-Adapter).

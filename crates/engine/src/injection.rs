@@ -46,7 +46,7 @@ pub fn site_weights(
     let mut depth = vec![0; sites.len()];
     for (key, value) in &blocks {
         let mut hit = false;
-        for (i, site) in sites.iter().enumerate().filter(|(_, s)| covers(key, &s.path)) {
+        for (i, _) in sites.iter().enumerate().filter(|(_, s)| covers(key, &s.path)) {
             hit = true;
             if key.len() >= depth[i] {
                 depth[i] = key.len();
@@ -75,12 +75,11 @@ pub fn groups(sites: &[Site]) -> Vec<String> {
     groups
 }
 
-/// The model calls in which a window is open: call i of n where start <= i/n < end.
+/// The model calls in which a window is open: diffusers' rule for ControlNets, open at call i of n unless i/n < start or
+/// (i + 1)/n > end.
 pub fn window(start: f64, end: f64, calls: usize) -> std::ops::Range<usize> {
-    let open = |i: &usize| {
-        let at = *i as f64 / calls as f64;
-        start <= at && at < end
-    };
+    let n = calls as f64;
+    let open = |i: &usize| !(*i as f64 / n < start || (*i + 1) as f64 / n > end);
     let first = (0..calls).find(open).unwrap_or(calls);
     let last = (0..calls).rev().find(open).map_or(first, |i| i + 1);
     first..last
@@ -129,7 +128,7 @@ mod tests {
     #[test]
     fn windows_cover_the_calls_once() {
         assert_eq!(window(0.0, 1.0, 7), 0..7);
-        assert_eq!(window(0.0, 0.5, 7), 0..4);
+        assert_eq!(window(0.0, 0.5, 7), 0..3);
         assert_eq!(window(0.5, 1.0, 7), 4..7);
         assert_eq!(window(0.95, 1.0, 7), 7..7);
     }

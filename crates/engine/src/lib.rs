@@ -181,7 +181,7 @@ fn decode(plan: &Plan, decoder: &Decoder, latents: &[f32], [channels, h, w]: [us
     let out = decoder.forward(&x);
     // (x / 2 + 0.5) clamped, times 255, rounded half to even: as diffusers and numpy do.
     let rgb = out.data().iter().map(|v| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8).collect();
-    Picture::from_rgb(out.dim(2) as u32, out.dim(1) as u32, rgb)
+    Picture::new(out.dim(2), out.dim(1), rgb)
         .ok_or_else(|| Error::Internal("the autoencoder gave a picture of another size".into()))
 }
 

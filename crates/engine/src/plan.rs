@@ -97,10 +97,6 @@ impl Plan {
             )));
         }
         check_machine(request)?;
-        let scheduler_place = model.join("scheduler").join("scheduler_config.json");
-        let scheduler = SchedulerConfig::from_json(&scheduler_place.json()?)
-            .map_err(|e| scheduler_place.error(e.to_string()))?;
-
         let factor = vae.factor();
         let usual = unet.sample_size.map_or(512, |s| s * factor);
         let number = |name: &str| defaults.get(name).and_then(Value::as_u64).map(|n| n as usize);
@@ -112,6 +108,11 @@ impl Plan {
             .sampler
             .clone()
             .or_else(|| defaults.get("sampler").and_then(Value::as_str).map(str::to_owned));
+        let scheduler_place = model.join("scheduler").join("scheduler_config.json");
+        let mut scheduler_json = scheduler_place.json()?;
+        (family.scheduler)(&mut scheduler_json, sampler_name.is_none());
+        let scheduler = SchedulerConfig::from_json(&scheduler_json)
+            .map_err(|e| scheduler_place.error(e.to_string()))?;
         let sampler = sampler::build(sampler_name.as_deref(), &scheduler, steps)
             .map_err(|e| Error::request("sampler", e.to_string()))?;
         let calls = sampler.timesteps().len();

@@ -4,7 +4,7 @@ use crate::encode::{self, Tower};
 use crate::error::Error;
 use crate::injection::mask_for_tokens;
 use crate::model::Place;
-use crate::picture::{Filter, Picture};
+use crate::picture::{Filter, Picture, resize};
 use crate::plan::{Plan, PlannedReference};
 use instantstyle_nets::Tensor;
 use instantstyle_nets::ip_adapter::{IpAdapter, Kind};
@@ -46,43 +46,37 @@ pub fn encode(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Vec<Tokens>
     Ok(out)
 }
 
-/// The branches of all references. References on one adapter with the same weight, window and no mask are attended
-/// together, with one softmax over all their tokens, as published; others each on their own, and added up.
+/// The branches of all references. References on one adapter and encoder with the same weights and window and no mask
+/// are attended together, with one softmax over all their tokens, as published; others each on their own, and added up.
 pub fn inject(plan: &Plan, unet: &UNet, tokens: &[Tokens]) -> Result<Injections, Error> {
-    let mut injections = Injections::default();
-    let mut done = vec![false; tokens.len()];
-    for i in 0..tokens.len() {
-        if done[i] {
-            continue;
+    let of = |t: &Tokens| &plan.references[t.reference];
+    let together = |a: &Tokens, b: &Tokens| {
+        let (x, y) = (of(a), of(b));
+        (&x.adapter, &x.image_encoder, &x.weights, &x.calls) == (&y.adapter, &y.image_encoder, &y.weights, &y.calls)
+            && a.mask.is_none()
+            && b.mask.is_none()
+    };
+    let mut groups: Vec<Vec<&Tokens>> = Vec::new();
+    for t in tokens {
+        match groups.iter_mut().find(|g| together(g[0], t)) {
+            Some(group) => group.push(t),
+            None => groups.push(vec![t]),
         }
-        let first = &plan.references[tokens[i].reference];
-        let shared: Vec<usize> = (i..tokens.len())
-            .filter(|j| !done[*j] && plan.references[tokens[*j].reference].adapter == first.adapter)
-            .collect();
-        shared.iter().for_each(|j| done[*j] = true);
+    }
+    let mut injections = Injections::default();
+    for group in groups {
+        let first = of(group[0]);
         let adapter = IpAdapter::load(&first.adapter.weights()?, &plan.sites).map_err(crate::model_error)?;
-        // One mask on an adapter separates all its references, as in diffusers.
-        let masked = shared.iter().any(|j| tokens[*j].mask.is_some());
+        let joined = Tensor::concat_tokens(&group.iter().map(|t| &t.tokens).collect::<Vec<_>>());
         for (site, place) in unet.sites().iter().enumerate() {
+            let weight = first.weights[site];
+            if weight == 0.0 {
+                continue;
+            }
             let queries = tokens_at(plan, place.level);
-            let mut groups: Vec<(f32, std::ops::Range<usize>, Vec<usize>)> = Vec::new();
-            for &j in &shared {
-                let r = &plan.references[tokens[j].reference];
-                let weight = r.weights[site];
-                if weight == 0.0 {
-                    continue;
-                }
-                match groups.iter_mut().find(|(w, c, _)| !masked && *w == weight && *c == r.calls) {
-                    Some((_, _, members)) => members.push(j),
-                    None => groups.push((weight, r.calls.clone(), vec![j])),
-                }
-            }
-            for (weight, calls, members) in groups {
-                let joined: Vec<&Tensor> = members.iter().map(|j| &tokens[*j].tokens).collect();
-                let mask = tokens[members[0]].mask.as_ref().map(|m| mask_for_tokens(m, plan.height, plan.width, queries));
-                let tokens = adapter.key_value(site, &Tensor::concat_tokens(&joined));
-                injections.push(site, Branch { tokens, weight, calls, mask });
-            }
+            let mask = group[0].mask.as_ref().map(|m| mask_for_tokens(m, plan.height, plan.width, queries));
+            let tokens = adapter.key_value(site, &joined);
+            injections.push(site, Branch { tokens, weight, calls: first.calls.clone(), mask });
         }
     }
     Ok(injections)
@@ -96,15 +90,14 @@ fn tokens_at(plan: &Plan, level: usize) -> usize {
 
 /// Reads a picture from disk or from the embedded model.
 fn picture(place: &Place) -> Result<Picture, Error> {
-    match place {
-        Place::Disk(path) => Picture::open(path).map_err(|e| Error::file(path, e.message())),
-        Place::Embedded(_) => Picture::decode(&place.read()?).map_err(|e| place.error(e.message())),
-    }
+    Ok(match place {
+        Place::Disk(path) => Picture::open(path)?,
+        Place::Embedded(_) => Picture::decode(&place.read()?, place.path())?,
+    })
 }
 
 /// A mask as diffusers' `IPAdapterMaskProcessor` prepares it: Lanczos to the picture's size, grey, cut at one half.
 fn mask(place: &Place, width: usize, height: usize) -> Result<Vec<f32>, Error> {
-    let picture = picture(place)?.resize(width as u32, height as u32, Filter::Lanczos);
-    let grey = picture.rgb().as_chunks::<3>().0.iter().map(|p| crate::picture::luminance(*p));
-    Ok(grey.map(|l| if l as f32 / 255.0 >= 0.5 { 1.0 } else { 0.0 }).collect())
+    let grey = resize(&picture(place)?, width, height, Filter::Lanczos).to_grey();
+    Ok(grey.l.iter().map(|l| if *l as f32 / 255.0 >= 0.5 { 1.0 } else { 0.0 }).collect())
 }

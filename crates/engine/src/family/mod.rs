@@ -31,7 +31,10 @@ pub struct Family {
     pub feature_tower: Option<&'static str>,
     /// Components of a folder, beside `unet`, `vae` and `scheduler`, that must be there.
     pub components: &'static [&'static str],
-    /// Tokenises and encodes prompts.
+    /// Corrects `scheduler_config.json` as the family's pipeline does in diffusers; the flag says whether the
+    /// checkpoint's own sampler is used.
+    pub scheduler: fn(&mut Value, bool),
+    /// Encodes prompts: see [`TextFeatures`].
     pub encode: fn(&Prompts, &mut dyn FnMut(String)) -> Result<TextFeatures, Error>,
 }
 

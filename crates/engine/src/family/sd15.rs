@@ -15,6 +15,7 @@ pub(super) static FAMILY: Family = Family {
     feature_tower: None,
     components: &["text_encoder", "tokenizer"],
     encode,
+    scheduler,
 };
 
 fn encode(prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatures, Error> {
@@ -22,8 +23,21 @@ fn encode(prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatu
     let output = tower.encode(&prompts.rows(), notice)?;
     let tokens = match prompts.clip_skip {
         0 => output.last,
-        // The final norm belongs to whichever layer is taken (diffusers' `encode_prompt`).
-        n => tower.encoder.final_norm(tower.layer(&output, n, prompts)?),
+        // The final norm belongs to whichever layer is taken (diffusers' `encode_prompt`); the negative prompt keeps
+        // the last.
+        n => prompts.positive_from(&output.last, &tower.encoder.final_norm(tower.layer(&output, n)?)),
     };
     Ok(TextFeatures { tokens, pooled: None })
+}
+
+/// diffusers' `StableDiffusionPipeline` corrects outdated configurations when it is built. For a sampler that is
+/// exchanged afterwards only what the file says counts.
+fn scheduler(config: &mut serde_json::Value, own: bool) {
+    if let Some(map) = config.as_object_mut() {
+        for (key, value) in [("steps_offset", serde_json::Value::from(1)), ("clip_sample", false.into())] {
+            if own || map.contains_key(key) {
+                map.insert(key.to_owned(), value);
+            }
+        }
+    }
 }

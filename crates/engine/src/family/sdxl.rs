@@ -16,6 +16,7 @@ pub(super) static FAMILY: Family = Family {
     feature_tower: Some("text_encoder_2"),
     components: &["text_encoder_2", "tokenizer_2"],
     encode,
+    scheduler: |_, _| {},
 };
 
 fn encode(prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatures, Error> {
@@ -27,10 +28,14 @@ fn encode(prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatu
         let tower = prompts.tower(encoder, tokenizer)?;
         let output = tower.encode(&prompts.rows(), notice)?;
         // The layer before the last, without the final norm.
-        let states = tower.layer(&output, 1 + prompts.clip_skip, prompts)?;
+        let usual = tower.layer(&output, 1)?;
+        let states = match prompts.clip_skip {
+            0 => usual.clone(),
+            n => prompts.positive_from(usual, tower.layer(&output, 1 + n)?),
+        };
         tokens = Some(match tokens {
-            Some(first) => first.concat_channels(states),
-            None => states.clone(),
+            Some(first) => first.concat_channels(&states),
+            None => states,
         });
         pooled = output.projected;
     }

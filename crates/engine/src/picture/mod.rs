@@ -30,7 +30,7 @@ pub struct Picture {
     pub width: usize,
     /// In pixels.
     pub height: usize,
-    /// `width · height · 3` bytes.
+    /// `height · width · 3` bytes.
     pub rgb: Vec<u8>,
 }
 
@@ -41,7 +41,7 @@ pub struct Grey {
     pub width: usize,
     /// In pixels.
     pub height: usize,
-    /// `width · height` bytes.
+    /// `height · width` bytes.
     pub l: Vec<u8>,
 }
 
@@ -77,9 +77,10 @@ impl Limits {
 }
 
 impl Picture {
-    /// A picture of given pixels; `None` if their number does not fit.
+    /// A picture of given pixels; `None` if their number does not fit or is 0.
     pub fn new(width: usize, height: usize, rgb: Vec<u8>) -> Option<Self> {
-        (width.checked_mul(height)?.checked_mul(3)? == rgb.len()).then_some(Picture { width, height, rgb })
+        let bytes = width.checked_mul(height)?.checked_mul(3)?;
+        (bytes > 0 && bytes == rgb.len()).then_some(Picture { width, height, rgb })
     }
 
     /// Reads a file: PNG, JPEG, WebP, GIF, BMP or TIFF.
@@ -88,9 +89,8 @@ impl Picture {
     /// If it cannot be read, is damaged, too large, or moves.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, PictureError> {
         let path = path.as_ref();
-        let limits = Limits::default();
-        let bytes = read_file(path, limits.max_file_bytes)?;
-        decode_with(&bytes, &limits).map_err(|message| PictureError::Decode { path: path.into(), message })
+        let bytes = read_file(path, Limits::default().max_file_bytes)?;
+        Picture::decode(&bytes, path)
     }
 
     /// Reads the content of a file; `label` stands for the path in messages.
@@ -106,8 +106,7 @@ impl Picture {
     /// # Errors
     /// As [`Picture::open`].
     pub fn decode_within(bytes: &[u8], label: impl AsRef<Path>, limits: &Limits) -> Result<Self, PictureError> {
-        decode_with(bytes, limits)
-            .map_err(|message| PictureError::Decode { path: label.as_ref().into(), message })
+        decode(bytes, limits).map_err(|message| PictureError::content(label.as_ref(), message))
     }
 
     /// Grey as Pillow's `convert("L")` (ITU-R 601 weights); grey pixels keep their value.
@@ -129,24 +128,18 @@ impl Grey {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, PictureError> {
         Picture::open(path).map(|p| p.to_grey())
     }
-
-    /// The same grey in three channels.
-    pub fn to_picture(&self) -> Picture {
-        let rgb = self.l.iter().flat_map(|l| [*l; 3]).collect();
-        Picture { width: self.width, height: self.height, rgb }
-    }
 }
 
 fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, PictureError> {
-    let io = |source| PictureError::Read { path: path.into(), source };
-    let decode = |message: String| PictureError::Decode { path: path.into(), message };
+    let io = |source| PictureError::reading(path, source);
+    let content = |message: String| PictureError::content(path, message);
     let file = std::fs::File::open(path).map_err(io)?;
     let found = file.metadata().map_err(io)?;
     if !found.is_file() {
-        return Err(decode("not a file; name a picture".into()));
+        return Err(content("not a file; name a picture".into()));
     }
     if found.len() > limit {
-        return Err(decode(format!("{} bytes, expected at most {limit}; is this a picture?", found.len())));
+        return Err(content(format!("{} bytes, expected at most {limit}; is this a picture?", found.len())));
     }
     let mut bytes = Vec::with_capacity(found.len() as usize);
     file.take(limit).read_to_end(&mut bytes).map_err(io)?;
@@ -156,7 +149,7 @@ fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, PictureError> {
 /// Width, height, RGB and EXIF orientation, as each format's reader gives them.
 type Decoded = (usize, usize, Vec<u8>, u8);
 
-fn decode_with(bytes: &[u8], limits: &Limits) -> Result<Picture, String> {
+fn decode(bytes: &[u8], limits: &Limits) -> Result<Picture, String> {
     if bytes.len() as u64 > limits.max_file_bytes {
         return Err(format!("{} bytes, expected at most {}", bytes.len(), limits.max_file_bytes));
     }

@@ -208,7 +208,7 @@ impl Request {
         read.map_err(|e| Error::file(path, e.to_string()))?;
         let base = std::path::absolute(path).ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default();
         if head == *b"\x89PNG\r\n\x1a\n" {
-            let text = crate::picture::read_png_text(path, "instantstyle").map_err(|e| Error::file(path, e.message()))?;
+            let text = crate::picture::read_png_text(path, "instantstyle")?;
             let text = text.ok_or_else(|| {
                 Error::file(path, "is a picture without a request in it; only pictures made by instantstyle carry one")
             })?;

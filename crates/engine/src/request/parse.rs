@@ -295,7 +295,7 @@ fn reference(path: &str, json: Json, base: &Path) -> Result<Reference, Error> {
     }
     if let Some(json) = f.take("subtract") {
         let mut s = Fields::new(&f.at("subtract"), json, &["text", "scale"])?;
-        let text = s.text("text")?.filter(|t| !t.trim().is_empty());
+        let text = s.text("text")?;
         let text = text.ok_or_else(|| Error::request(s.at("text"), "is needed: what the reference shows, e.g. \"a rabbit\""))?;
         r.subtract = Some(Subtract { text, scale: s.number("scale", -10.0, 10.0)? });
     }

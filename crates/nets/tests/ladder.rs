@@ -1,0 +1,211 @@
+//! The middle of the ladder: whole networks against diffusers and transformers (`testkit/recipe/ladder.py`).
+
+use instantstyle_nets::Tensor;
+use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
+use instantstyle_nets::ip_adapter::{IpAdapter, Kind};
+use instantstyle_nets::unet::{Added, Branch, Injections, UNet, UNetConfig, covers};
+use instantstyle_nets::vae::{Decoder, Encoder, VaeConfig};
+use instantstyle_nets::weights::Weights;
+use std::path::{Path, PathBuf};
+use testkit::{distance, fixtures, tolerance};
+
+const MODELS: [&str; 5] = ["sd15-a", "sd15-v", "sd15-s", "sdxl-a", "sdxl-b"];
+
+fn ladder(name: &str) -> Option<Weights> {
+    let path = fixtures().join(format!("ladder/{name}.safetensors"));
+    path.exists().then(|| Weights::open(path).expect("a sound fixture"))
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    serde_json::from_str(&text).expect("JSON")
+}
+
+fn config<T: serde::de::DeserializeOwned>(path: &Path) -> T {
+    let mut value = json(path);
+    value.as_object_mut().expect("an object").retain(|_, v| !v.is_null());
+    serde_json::from_value(value).expect("a configuration")
+}
+
+fn model(name: &str) -> PathBuf {
+    fixtures().join("models").join(name)
+}
+
+fn tensor(w: &Weights, key: &str) -> Tensor {
+    let t = w.get(key).unwrap_or_else(|| panic!("{key} is not in the fixture"));
+    Tensor::new(t.shape().to_vec(), t.to_f32())
+}
+
+/// `[b, c, h, w]` → `[b, h, w, c]`.
+fn last(x: &Tensor) -> Tensor {
+    let &[b, c, h, w] = x.shape() else { panic!("four axes") };
+    let mut out = Tensor::zeros([b, h, w, c]);
+    for (i, v) in x.data().iter().enumerate() {
+        let (x_at, y, ch, p) = (i % w, i / w % h, i / (w * h) % c, i / (w * h * c));
+        out.data_mut()[((p * h + y) * w + x_at) * c + ch] = *v;
+    }
+    out
+}
+
+fn check(what: &str, got: &Tensor, want: &Tensor) {
+    assert_eq!(got.shape(), want.shape(), "{what}");
+    let d = distance(got.data(), want.data());
+    assert!(d < tolerance::NETWORK, "{what}: {d:.1e}");
+}
+
+fn load_unet(name: &str) -> UNet {
+    let folder = model(name).join("unet");
+    let path = folder.join("config.json");
+    let config = UNetConfig::from_json(&json(&path), &path).expect("a sound configuration");
+    UNet::load(&config, &Weights::open_component(&folder).expect("weights")).expect("a sound model")
+}
+
+fn forward(unet: &UNet, w: &Weights, prefix: &str, injections: &Injections) -> Tensor {
+    let key = |k: &str| format!("{prefix}{k}");
+    let sample = last(&tensor(w, &key("sample")));
+    let timestep = w.get(&key("timestep")).expect("a timestep");
+    let timestep = match timestep.to_f32().first() {
+        Some(t) => *t as f64,
+        None => panic!("an empty timestep"),
+    };
+    let pooled = w.get(&key("text_embeds")).map(|_| tensor(w, &key("text_embeds")));
+    let sizes: Vec<[f32; 6]> = w
+        .get(&key("time_ids"))
+        .map(|t| t.to_f32().as_chunks::<6>().0.to_vec())
+        .unwrap_or_default();
+    let added = pooled.as_ref().map(|pooled| Added { pooled, sizes: &sizes });
+    let times = unet.times(&[timestep], sample.dim(0), added.as_ref(), None);
+    unet.forward(&sample, 0, &times, &unet.text(&tensor(w, &key("context"))), injections)
+}
+
+#[test]
+fn unet_equals_diffusers() {
+    for name in MODELS {
+        let w = ladder(&format!("unet-{name}")).expect("a fixture for every model");
+        let unet = load_unet(name);
+        for case in ["square", "odd"] {
+            if w.get(&format!("{case}.sample")).is_some() {
+                let got = forward(&unet, &w, &format!("{case}."), &Injections::default());
+                check(&format!("{name} {case}"), &got, &last(&tensor(&w, &format!("{case}.conv_out"))));
+            }
+        }
+    }
+}
+
+#[test]
+fn unet_with_image_tokens_equals_diffusers() {
+    for name in MODELS {
+        let Some(w) = ladder(&format!("unet-image-{name}")) else { continue };
+        let note = json(&fixtures().join(format!("ladder/unet-image-{name}.json")));
+        let note = note["what"].as_str().expect("a note");
+        let files: Vec<&str> = note.split('\'').skip(1).step_by(2).collect();
+        let unet = load_unet(name);
+        let adapters: Vec<(IpAdapter, Tensor)> = files
+            .iter()
+            .enumerate()
+            .map(|(i, file)| {
+                let weights = Weights::open(fixtures().join("adapters").join(file)).expect("an adapter");
+                let adapter = IpAdapter::load(&weights, unet.sites()).expect("a sound adapter");
+                let features = tensor(&w, &format!("embeds.{i}"));
+                let (b, channels) = (features.dim(0), features.channels());
+                let states = features.data().len() / b / channels;
+                let features = match adapter.shape().kind {
+                    Kind::Base => features.reshape([b, channels]),
+                    _ => features.reshape([b, states, channels]),
+                };
+                let tokens = adapter.tokens(&features);
+                let want = tensor(&w, &format!("tokens.{i}"));
+                let shape = tokens.shape().to_vec();
+                check(&format!("{name} {file}"), &tokens, &want.reshape(shape));
+                (adapter, tokens)
+            })
+            .collect();
+        let inject = |which: &[usize], weight: f32, key: &str| {
+            let mut injections = Injections::default();
+            for (i, site) in unet.sites().iter().enumerate().filter(|(_, s)| key.is_empty() || covers(key, &s.path)) {
+                for &a in which {
+                    let tokens = adapters[a].0.key_value(i, &adapters[a].1);
+                    injections.push(i, Branch { tokens, weight, calls: 0..1, mask: None });
+                }
+                let _ = site;
+            }
+            injections
+        };
+        let plain = forward(&unet, &w, "", &Injections::default());
+        check(&format!("{name} plain"), &plain, &last(&tensor(&w, "plain")));
+        for key in w.keys() {
+            let injections = if key == "all" {
+                inject(&(0..adapters.len()).collect::<Vec<_>>(), 1.0, "")
+            } else if let Some(rest) = key.strip_prefix("only") {
+                let (which, weight) = rest.split_once(".weight").expect("onlyN.weightW");
+                inject(&[which.parse().expect("a number")], weight.parse().expect("a number"), "")
+            } else if let Some(site) = key.strip_prefix("site.") {
+                inject(&[0], 1.0, site)
+            } else {
+                continue;
+            };
+            check(&format!("{name} {key}"), &forward(&unet, &w, "", &injections), &last(&tensor(&w, key)));
+        }
+    }
+}
+
+#[test]
+fn text_towers_equal_transformers() {
+    for name in MODELS {
+        let w = ladder(&format!("text-{name}")).expect("a fixture for every model");
+        for part in ["text_encoder", "text_encoder_2"] {
+            let Some(ids) = w.get(&format!("{part}.ids")) else { continue };
+            let folder = model(name).join(part);
+            let config: TextConfig = config(&folder.join("config.json"));
+            let net = TextEncoder::load(&config, &Weights::open_component(&folder).expect("weights")).expect("a tower");
+            let rows: Vec<Vec<u32>> =
+                ids.to_f32().chunks(ids.shape()[1]).map(|r| r.iter().map(|v| *v as u32).collect()).collect();
+            let out = net.forward(&rows);
+            check(&format!("{name} {part}"), &out.last, &tensor(&w, &format!("{part}.last")));
+            for (i, hidden) in out.hidden.iter().enumerate() {
+                if let Some(want) = w.get(&format!("{part}.hidden.{i}")) {
+                    let n = want.len();
+                    let d = distance(&hidden.data()[..n], &want.to_f32());
+                    // transformers 5 gives the last one after the final norm.
+                    let last = i + 1 == out.hidden.len();
+                    assert!(last || d < tolerance::NETWORK, "{name} {part} hidden {i}: {d:.1e}");
+                }
+            }
+            if let Some(projected) = &out.projected {
+                check(&format!("{name} {part} pooled"), projected, &tensor(&w, &format!("{part}.text_embeds")));
+            }
+        }
+    }
+}
+
+#[test]
+fn picture_towers_equal_transformers() {
+    for name in ["vit-a", "vit-b"] {
+        let w = ladder(&format!("vision-{name}")).expect("a fixture");
+        let config: VisionConfig = config(&model(name).join("config.json"));
+        let net = VisionEncoder::load(&config, &Weights::open_component(model(name)).expect("weights")).expect("a tower");
+        let pixels = tensor(&w, "pixel_values");
+        // The second row of the fixture is a picture of zeros.
+        let both = Tensor::stack(&[&last(&pixels), &Tensor::zeros(last(&pixels).shape())]);
+        let out = net.forward(&both);
+        check(&format!("{name} embeds"), &out.embeds, &tensor(&w, "image_embeds"));
+        let want = tensor(&w, &format!("hidden.{}", config.num_hidden_layers - 1));
+        check(&format!("{name} states"), &out.penultimate, &want);
+    }
+}
+
+#[test]
+fn autoencoders_equal_diffusers() {
+    for name in MODELS {
+        let w = ladder(&format!("vae-{name}")).expect("a fixture for every model");
+        let folder = model(name).join("vae");
+        let config: VaeConfig = config(&folder.join("config.json"));
+        let weights = Weights::open_component(&folder).expect("weights");
+        let decoder = Decoder::load(&config, &weights).expect("a decoder");
+        let picture = decoder.forward(&last(&tensor(&w, "decode.latents")));
+        check(&format!("{name} decode"), &picture, &last(&tensor(&w, "decode.picture")));
+        let moments = Encoder::load(&config, &weights).expect("an encoder").forward(&last(&tensor(&w, "encode.picture")));
+        let (mean, logvar) = (last(&tensor(&w, "encode.mean")), last(&tensor(&w, "encode.logvar")));
+        check(&format!("{name} encode"), &moments, &mean.concat_channels(&logvar));
+    }
+}

@@ -1,0 +1,64 @@
+"""Writes the trained model as a Diffusers folder (f16) with its adapter, image encoder and reference pictures."""
+
+import json
+import os
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import networks
+import train
+import world
+
+# What the demo shows: held-out pictures, one per style.
+REFERENCES = [("fish", "neon"), ("heart", "mosaic"), ("tree", "halftone"), ("moon", "vaporwave"), ("flower", "hatching"),
+              ("star", "blueprint")]
+
+
+def export(out, folder=os.path.join(os.path.dirname(os.path.abspath(__file__)), "../models/embedded")):
+    """The folder that the program embeds; everything but the card (see `measure.py`)."""
+    folder = os.path.normpath(folder)
+    scaling = torch.load(f"{out}/latents.pt")["scaling"]
+    vae, = train.load(out, "vae", networks.build_vae())
+    vae.register_to_config(scaling_factor=float(scaling))
+    text, vision, _ = train.load_clip(out)
+    unet, = train.load(out, "unet", networks.build_unet())
+    vae.half().save_pretrained(f"{folder}/vae")
+    unet.half().save_pretrained(f"{folder}/unet")
+    text.half().save_pretrained(f"{folder}/text_encoder_2")
+    vision.half().save_pretrained(f"{folder}/image_encoder")
+    networks.save_tokenizer(f"{folder}/tokenizer_2")
+    networks.sampling_schedule().save_pretrained(f"{folder}/scheduler")
+    with open(f"{folder}/image_encoder/preprocessor_config.json", "w") as f:
+        json.dump(dict(image_processor_type="CLIPImageProcessor", size=dict(shortest_edge=64), crop_size=dict(height=64, width=64),
+                       do_resize=True, do_center_crop=True, do_rescale=True, rescale_factor=1 / 255, do_normalize=True,
+                       do_convert_rgb=True, resample=3, image_mean=networks.CLIP_MEAN, image_std=networks.CLIP_STD), f, indent=1)
+    parts = {"scheduler": ["diffusers", "DDIMScheduler"], "text_encoder": [None, None], "tokenizer": [None, None],
+             "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer_2": ["transformers", "CLIPTokenizer"],
+             "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"]}
+    with open(f"{folder}/model_index.json", "w") as f:
+        json.dump({"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True, **parts}, f, indent=1)
+    if os.path.exists(f"{out}/adapter.ckpt"):
+        adapted = train.load_adapted(out)
+        start = train.adapter_start(train.load(out, "unet", networks.build_unet())[0])
+        named = train.adapter_parameters(adapted)
+        places = [n.rsplit(".", 1)[0] for n in adapted.attn_processors if "attn2" in n]
+        order = [p for part in ("down", "up", "mid") for p in places if p.startswith(part)]
+        tensors = {}
+        for i, place in enumerate(order):
+            for kind in ("to_k_ip", "to_v_ip"):
+                tensors[f"ip_adapter.{2 * i + 1}.{kind}.weight"] = named[f"{place}.processor.{kind}.0.weight"]
+        projection = "encoder_hid_proj.image_projection_layers.0"
+        for ours, theirs in (("proj", "image_embeds"), ("norm", "norm")):
+            for kind in ("weight", "bias"):
+                tensors[f"image_proj.{ours}.{kind}"] = named[f"{projection}.{theirs}.{kind}"]
+        assert len(tensors) == len(start["image_proj"]) + len(start["ip_adapter"])
+        save_file({k: v.half().contiguous() for k, v in tensors.items()}, f"{folder}/ip-adapter.safetensors")
+    os.makedirs(f"{folder}/references", exist_ok=True)
+    for i, (content, style) in enumerate(REFERENCES):
+        scene = world.Scene(np.random.default_rng((10**6, i)), [content], style, plain=True)
+        Image.fromarray(scene.draw()).save(f"{folder}/references/{style}-{content}.png", optimize=True)
+    size = sum(os.path.getsize(os.path.join(d, f)) for d, _, fs in os.walk(folder) for f in fs)
+    train.log(out, f"exported, {size / 1e6:.1f} MB in all")
