@@ -37,7 +37,10 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
             if path.file_name().is_some_and(|n| n != "sheets") {
                 collect(&path, files);
             }
-        } else if path.extension().is_some_and(|e| ["json", "safetensors", "txt", "png"].iter().any(|k| e == *k)) {
+        } else if path
+            .extension()
+            .is_some_and(|e| ["json", "safetensors", "txt", "png"].iter().any(|k| e == *k))
+        {
             files.push(path);
         }
     }

@@ -1,5 +1,8 @@
 """IP-Adapters in the published key layout, random weights, for every tiny checkpoint."""
 
+import io
+import pickle
+import pickletools
 import shutil
 
 import torch
@@ -80,6 +83,26 @@ def attention(maker, unet, gain):
     return layers
 
 
+def settle(path):
+    """The legacy layout names and sorts storages by their addresses in memory: number them in the order of their use, so
+    that the file is the same every time. The layout: magic, protocol, system, object and keys as pickles, then per key
+    the number of elements (int64) and the elements (float16 here)."""
+    file = io.BytesIO(path.read_bytes())
+    for _ in range(4):
+        for _ in pickletools.genops(file):  # stops behind the pickle
+            pass
+    head = file.getvalue()[: file.tell()]
+    storages = {}
+    for key in pickle.load(file):
+        count = file.read(8)
+        storages[key] = count + file.read(2 * int.from_bytes(count, "little"))
+    order = sorted(storages, key=lambda key: head.index(key.encode()))
+    names = [str(number + 1).zfill(len(key)) for number, key in enumerate(order)]
+    for key, name in zip(order, names):
+        head = head.replace(key.encode(), name.encode())
+    path.write_bytes(head + pickle.dumps(names, protocol=2) + b"".join(storages[key] for key in order))
+
+
 # name: model, projection, encoder, file kind, keyword arguments
 ADAPTERS_MADE = {
     "sd15-a-base.safetensors": ("sd15-a", base, "vit-a", "flat", {}),
@@ -125,6 +148,11 @@ def build():
         path = ADAPTERS / name
         if file in ("pickle", "legacy"):
             torch.save({"image_proj": proj, "ip_adapter": layers}, path, _use_new_zipfile_serialization=file == "pickle")
+            if file == "legacy":
+                before = torch.load(path, weights_only=True)
+                settle(path)
+                after = torch.load(path, weights_only=True)
+                assert all(torch.equal(t, after[part][k]) for part in before for k, t in before[part].items())
         else:
             flat = {f"image_proj.{k}": v for k, v in proj.items()}
             flat.update({f"ip_adapter.{k}": v for k, v in layers.items()})

@@ -1,12 +1,13 @@
 """Does every case depend on its text and on its references, and how well conditioned is it?
 
-Prints one line a case: relative change of the last latents without references, with another prompt, and the factor by
-which a relative change of 1e-5 in the initial noise grows.
+Prints one line a case: relative change of the last latents without references, with another prompt, the factor by which a
+relative change of 1e-5 in the initial noise grows, and the change when one thing that the request asks for is taken away.
 """
 
 import copy
 import sys
 
+import numpy as np
 from safetensors.torch import load_file
 
 import cases
@@ -14,6 +15,31 @@ import pipeline
 from common import CASES, quiet
 
 OTHER = "a small green dragon flying over a village, mosaic"
+
+
+def ablations(job):
+    """The request with one thing taken away, for everything that it asks for."""
+
+    def changed(name, edit):
+        other = copy.deepcopy(job)
+        edit(other)
+        return name, other
+
+    refs = job["references"]
+    if any(r.get("subtract") for r in refs):
+        yield changed("subtraction", lambda j: [r.pop("subtract", None) for r in j["references"]])
+    if any(r.get("mask") for r in refs):
+        yield changed("mask", lambda j: [r.pop("mask", None) for r in j["references"]])
+    if any("start" in r or "end" in r for r in refs):
+        yield changed("window", lambda j: [(r.pop("start", None), r.pop("end", None)) for r in j["references"]])
+    if len(refs) > 1:
+        for i in range(len(refs)):
+            yield changed(f"reference {i}", lambda j: j["references"].pop(i))
+    if any(r["inject"] != "all" for r in refs):
+        yield changed("inject", lambda j: [r.update(inject="all") for r in j["references"]])
+    for key in ("clip_skip", "guidance_rescale", "negative_prompt"):
+        if job.get(key) and (key != "negative_prompt" or job["guidance"] > 1):
+            yield changed(key, lambda j: j.pop(key))
 
 
 def main(only):
@@ -32,14 +58,15 @@ def main(only):
         text = pipeline.relative(pipeline.run(job, folder, prompt=OTHER)[0], want)
         shaken = copy.deepcopy(job)
         growth = pipeline.relative(pipeline.run(shaken, folder, perturb=1e-5)[0], want) / 1e-5
-        import numpy as np
-
         pixels = np.stack([np.asarray(p) for p in pictures])
         clipped = float(((pixels == 0) | (pixels == 255)).mean())
-        batch = ""
+        parts = {name: pipeline.relative(pipeline.run(other, folder)[0], want) for name, other in ablations(job)}
+        if parts and min(parts.values()) < 0.005:
+            weak.append(f"{item['name']} {parts}")
+        batch = " " + ", ".join(f"{k} {v:.3f}" for k, v in parts.items())
         if job.get("count", 1) > 1:
             alone = [pipeline.run(job, folder, alone=i)[0] for i in range(job["count"])]
-            batch = f" alone {max(pipeline.relative(a, want[i : i + 1]) for i, a in enumerate(alone)):.1e}"
+            batch += f" alone {max(pipeline.relative(a, want[i : i + 1]) for i, a in enumerate(alone)):.1e}"
         worst = max(worst, growth)
         if text < 0.05 or (without is not None and without < 0.05):
             weak.append(item["name"])

@@ -212,6 +212,193 @@ def tokenizer():
     note(folder, "transformers", "tokenizers")
 
 
+# ------------------------------------------------------------------------------------------------------ pictures
+
+
+def scene(width, height, seed):
+    """Smooth colours, hard edges and noise."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    base = np.stack([128 + 100 * np.sin(x / (3 + c) + seed + c) * np.cos(y / (4 + c)) for c in range(3)], -1)
+    base[(x * 2 + y * 3) % 17 < 4] = (250, 20, 60)
+    base[height // 3 : height // 2, width // 4 : width // 2] = (0, 0, 255)
+    return np.clip(base + rng.normal(0, 12, base.shape), 0, 255).astype(np.uint8)
+
+
+def flat(image):
+    """What a reader should give: upright, over white, 8-bit RGB."""
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion clips at 255.
+        return np.repeat((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[..., None], 3, -1)
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.asarray(image.convert("RGB"))
+
+
+def pictures():
+    import struct
+    import zlib
+    from PIL import Image, PngImagePlugin
+
+    folder = ROOT / "crates/engine/tests/fixtures/pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        old.unlink()
+    rgb = Image.fromarray(scene(37, 23, 1))
+    alpha = Image.fromarray(np.random.default_rng(2).integers(0, 256, (23, 37), dtype=np.uint8))
+    rgba, grey = rgb.copy(), rgb.convert("L")
+    rgba.putalpha(alpha)
+    la = grey.copy()
+    la.putalpha(alpha)
+    palette = rgb.quantize(16)
+
+    def exif(o):
+        e = Image.Exif()
+        e[0x0112] = o
+        return e.tobytes()
+
+    def save(name, image, **options):
+        image.save(folder / name, **options)
+
+    save("rgb.png", rgb)
+    save("rgba.png", rgba)
+    save("la.png", la)
+    save("l.png", grey)
+    save("one_bit.png", grey.convert("1"))
+    save("palette.png", palette)
+    save("palette_2bit.png", rgb.quantize(4), bits=2)
+    save("palette_alpha.png", palette, transparency=bytes(range(0, 256, 16)))
+    save("key.png", Image.fromarray(np.asarray(rgb) // 128 * 255), transparency=(255, 0, 0))
+    save("text.png", rgb, pnginfo=texts(PngImagePlugin))
+    for o in range(1, 9):
+        save(f"exif{o}.png", rgb.crop((0, 0, 9, 5)), exif=exif(o))
+        save(f"exif{o}.jpg", rgb.crop((0, 0, 9, 5)), exif=exif(o))
+
+    # 16 bits and interlacing, which Pillow does not write.
+    def png16(name, array, colour, interlaced=False):
+        h, w = array.shape[:2]
+        depth = 8 * array.dtype.itemsize
+        rows = array.astype(">u2" if depth == 16 else "u1").reshape(h, w, -1)
+        passes = [(0, 0, 1, 1)]
+        if interlaced:
+            passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+        parts = [rows[y0::dy, x0::dx] for x0, y0, dx, dy in passes]
+        data = b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part)
+        chunk = lambda k, b: struct.pack(">I", len(b)) + k + b + struct.pack(">I", zlib.crc32(k + b))
+        head = struct.pack(">IIBBBBB", w, h, depth, colour, 0, 0, int(interlaced))
+        png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+        (folder / name).write_bytes(png)
+
+    wide = np.random.default_rng(3).integers(0, 65536, (11, 13, 4), dtype=np.uint16)
+    png16("l16.png", wide[..., 0], 0)
+    png16("rgb16.png", wide[..., :3], 2)
+    png16("rgba16.png", wide, 6)
+    png16("interlaced.png", np.asarray(rgb), 2, True)
+
+    big = Image.fromarray(scene(67, 45, 4))
+    for name, sampling in (("444", 0), ("422", 1), ("420", 2)):
+        save(f"{name}.jpg", big, quality=90, subsampling=sampling)
+        save(f"{name}_progressive.jpg", big, quality=80, subsampling=sampling, progressive=True)
+    save("quality10.jpg", big, quality=10)
+    save("restarts.jpg", big, quality=75, restart_marker_blocks=3)
+    save("restarts_progressive.jpg", big, quality=75, restart_marker_rows=1, progressive=True)
+    save("optimized.jpg", big, quality=95, optimize=True)
+    save("keep_rgb.jpg", big, quality=90, keep_rgb=True)
+    save("grey.jpg", big.convert("L"), quality=85)
+    save("grey_progressive.jpg", big.convert("L"), quality=85, progressive=True)
+    save("cmyk.jpg", big.convert("CMYK"), quality=90)
+    for w, h in ((1, 1), (2, 3), (3, 2), (16, 16), (17, 33)):
+        save(f"size_{w}x{h}.jpg", Image.fromarray(scene(w, h, 5)), quality=90, subsampling=2)
+        save(f"size_{w}x{h}_progressive.jpg", Image.fromarray(scene(w, h, 5)), quality=90, subsampling=1, progressive=True)
+
+    # Samplings that Pillow does not write: the same units under another frame header.
+    def resampled(name, source, size, sampling):
+        data = bytearray((folder / source).read_bytes())
+        at = next(i for i in range(len(data)) if data[i : i + 2] in (b"\xff\xc0", b"\xff\xc2"))
+        data[at + 5 : at + 9] = struct.pack(">HH", size[1], size[0])
+        data[at + 11] = sampling
+        (folder / name).write_bytes(data)
+
+    save("strip422.jpg", Image.fromarray(scene(16, 40, 6)), quality=90, subsampling=1)
+    resampled("440.jpg", "strip422.jpg", (8, 79), 0x12)
+    save("strip420.jpg", Image.fromarray(scene(16, 64, 7)), quality=90, subsampling=2)
+    resampled("410.jpg", "strip420.jpg", (31, 32), 0x41)
+
+    save("lossless.webp", rgb, lossless=True)
+    save("lossless_alpha.webp", rgba, lossless=True, exact=True)
+    save("lossy.webp", big, quality=80)
+    save("exif6.webp", rgb, lossless=True, exif=exif(6))
+    save("one.gif", palette)
+    save("transparent.gif", palette, transparency=3)
+    save("rgb.bmp", rgb)
+    save("l.bmp", grey)
+    save("one_bit.bmp", grey.convert("1"))
+    save("rgba.bmp", rgba)
+    save("rgb.tif", rgb)
+    save("lzw.tif", rgb, compression="tiff_lzw")
+    save("deflate.tif", rgba, compression="tiff_adobe_deflate")
+    save("l16.tif", Image.fromarray(wide[..., 0]))
+    expected = {}
+    for path in sorted(folder.iterdir()):
+        image = Image.open(path)
+        array = flat(image)
+        expected[path.name] = [array.shape[1], array.shape[0]]
+        (folder / (path.name + ".rgb")).write_bytes(zlib.compress(array.tobytes(), 9))
+    write(folder / "expected.json", json.dumps(expected, indent=0) + "\n")
+
+    frames = [rgb, big.resize(rgb.size)]
+    for name in ("moving.gif", "moving.png", "moving.webp"):
+        save(name, frames[0], save_all=True, append_images=frames[1:])
+    save("pages.tif", frames[0], save_all=True, append_images=frames[1:])
+
+    resizes(folder)
+    note(folder, "PIL", "numpy", "transformers")
+
+
+def texts(png):
+    info = png.PngInfo()
+    info.add_text("plain", "tEXt: caf\u00e9")
+    info.add_text("packed", "zTXt " * 50, zip=True)
+    info.add_itxt("wide", "iTXt: \u732b")
+    info.add_itxt("wide_packed", "iTXt: \u732b " * 50, zip=True)
+    return info
+
+
+def resizes(folder):
+    from PIL import Image
+    from transformers import CLIPImageProcessor
+
+    sources = [(37, 23), (64, 64), (5, 61), (61, 5), (1, 1), (2, 200), (3, 2), (40, 180)]
+    targets = [(37, 23), (11, 9), (40, 31), (37, 9), (11, 23), (1, 1), (7, 64), (64, 3), (21, 35)]
+    blob, cases = bytearray(), []
+    for i, size in enumerate(sources):
+        image = Image.fromarray(scene(*size, 10 + i))
+        (folder / f"source{i}.raw").write_bytes(image.tobytes())
+        for j, target in enumerate(targets):
+            for name in ("Nearest", "Bilinear", "Bicubic", "Lanczos"):
+                # Both kinds of pictures get every filter and every size, but not every pair.
+                mode = "RGB" if (i + j) % 2 == 0 else "L"
+                out = image.convert(mode).resize(target, Image.Resampling[name.upper()]).tobytes()
+                cases.append({"source": i, "size": target, "mode": mode, "filter": name, "at": len(blob)})
+                blob += out
+    clip = []
+    for i, size, crop in ((0, 24, 24), (1, 24, 24), (2, 24, 24), (3, 24, 24), (5, 24, 24), (6, 24, 24), (7, 24, 24), (0, 17, 24), (1, 31, 20), (0, 23, 23)):
+        processor = CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": crop, "width": crop})
+        image = Image.frombytes("RGB", sources[i], (folder / f"source{i}.raw").read_bytes())
+        pixels = processor(image, return_tensors="np").pixel_values[0]
+        clip.append({"source": i, "size": size, "crop": crop, "at": len(blob)})
+        blob += pixels.astype("<f4").tobytes()
+    import zlib
+
+    (folder / "resizes.bin").write_bytes(zlib.compress(bytes(blob), 9))
+    value = {"sources": sources, "resize": cases, "clip": clip}
+    write(folder / "resizes.json", json.dumps(value, separators=(",", ":")) + "\n")
+
+
 if __name__ == "__main__":
     for part in sys.argv[1:] or ["weights", "tokenizer", "pictures"]:
         globals()[part]()

@@ -30,7 +30,7 @@ def save(name, tensors, note, models=()):
             "what": note,
             "models": {str(m.relative_to(FIXTURES)): tree_sha(m) for m in models},
             "versions": versions(),
-            "tensors": {k: f"{str(v.dtype).removeprefix('torch.')} {list(v.shape)}" for k, v in tensors.items()},
+            "tensors": f"{len(tensors)}, named and shaped in the file's header",
         },
     )
 
@@ -398,16 +398,19 @@ def scheduler_configs():
         "cosine": {"_class_name": "DDIMScheduler", "beta_schedule": "squaredcos_cap_v2", "clip_sample": False, "steps_offset": 1},
     }
     tiny = {"sd15": pipeline.load_model(MODELS / "sd15-s"), "sdxl": pipeline.load_model(MODELS / "sdxl-a")}
-    rows, values = [], {}
+    rows, values, tiny_configs = [], {}, {}
     for number, (label, file) in enumerate(files.items()):
         with tempfile.TemporaryDirectory() as folder:
             write_json(pipeline.Path(folder) / "scheduler_config.json", file)
             for family, pipe in tiny.items():
                 scheduler = getattr(diffusers, file["_class_name"]).from_pretrained(folder)
                 built = type(pipe)(**{**pipe.components, "scheduler": scheduler}, **({"requires_safety_checker": False} if family == "sd15" else {"add_watermarker": False}))
+                if family == "sdxl" and dict(tiny_configs[number]) == dict(built.scheduler.config):
+                    continue  # the SD1.5 pipeline changed nothing: the same rows again
+                tiny_configs[number] = built.scheduler.config
                 for name in (None, *pipeline.SAMPLERS):
                     tag = f"{number}.{family}.{name or 'own'}"
-                    row = {"tag": tag, "label": label, "family": family, "file": file, "sampler": name}
+                    row = {"tag": tag, "file": number, "family": family, "sampler": name}
                     try:
                         used = built.scheduler if name is None else pipeline.sampler(name, built.scheduler.config)
                         row["class"] = type(used).__name__
@@ -421,9 +424,10 @@ def scheduler_configs():
                     except Exception as error:
                         row["refused"] = f"{type(error).__name__}: {str(error)[:160]}"
                     rows.append(row)
-    save("scheduler-configs", values, "timesteps and sigmas at 5 steps; the tags are explained in scheduler-configs-rows.json")
+    save("scheduler-configs", values, "timesteps and sigmas at 5 steps; tags: file number, family of the pipeline, sampler; see scheduler-configs-rows.json")
     path = LADDER / "scheduler-configs-rows.json"
-    path.write_text("[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]\n")
+    head = json.dumps([{"label": label, **file} for label, file in files.items()], indent=1)
+    path.write_text('{"files": ' + head + ', "rows": [\n' + ",\n".join(json.dumps(r, separators=(",", ":")) for r in rows) + "\n]}\n")
 
 
 def build():

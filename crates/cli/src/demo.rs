@@ -20,15 +20,30 @@ const COLUMNS: &[(&str, &str, &str, Option<Use>)] = &[
     ("none", "no reference", "the prompt alone", None),
     ("plain", "IP-Adapter", "everywhere", Some(|r, _| r.inject = Inject::Preset(Preset::All))),
     ("style", "InstantStyle", "style", Some(|r, _| r.inject = Inject::Preset(Preset::Style))),
-    ("style-layout", "InstantStyle", "style+layout", Some(|r, _| r.inject = Inject::Preset(Preset::StyleLayout))),
+    (
+        "style-layout",
+        "InstantStyle",
+        "style+layout",
+        Some(|r, _| r.inject = Inject::Preset(Preset::StyleLayout)),
+    ),
     ("layout", "InstantStyle", "layout", Some(|r, _| r.inject = Inject::Preset(Preset::Layout))),
-    ("subtract", "IP-Adapter", "less the content", Some(|r, content| {
-        r.inject = Inject::Preset(Preset::All);
-        r.subtract = Some(Subtract { text: content.to_owned(), scale: None });
-    })),
-    ("style-subtract", "InstantStyle", "style, less", Some(|r, content| {
-        r.subtract = Some(Subtract { text: content.to_owned(), scale: None });
-    })),
+    (
+        "subtract",
+        "IP-Adapter",
+        "less the content",
+        Some(|r, content| {
+            r.inject = Inject::Preset(Preset::All);
+            r.subtract = Some(Subtract { text: content.to_owned(), scale: None });
+        }),
+    ),
+    (
+        "style-subtract",
+        "InstantStyle",
+        "style, less",
+        Some(|r, content| {
+            r.subtract = Some(Subtract { text: content.to_owned(), scale: None });
+        }),
+    ),
 ];
 
 /// One reference of the model's card.
@@ -62,8 +77,12 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
     if shown.is_empty() {
         return Err(Error::Machine("this build has no embedded model to show".into()));
     }
-    std::fs::create_dir_all(folder)
-        .map_err(|e| Error::Machine(format!("{}: cannot be made ({e}); choose another folder with --out", folder.display())))?;
+    std::fs::create_dir_all(folder).map_err(|e| {
+        Error::Machine(format!(
+            "{}: cannot be made ({e}); choose another folder with --out",
+            folder.display()
+        ))
+    })?;
     crate::output::check(&folder.join("sheet.png"))?;
 
     let quiet = arguments.get_flag("quiet");
@@ -102,16 +121,23 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
             row.push(output.picture);
             bar.inc(1);
             if lines {
-                eprintln!("{} of {}: {label}, {:.0} s", bar.position(), bar.length().unwrap_or(0), bar.elapsed().as_secs_f64());
+                eprintln!(
+                    "{} of {}: {label}, {:.0} s",
+                    bar.position(),
+                    bar.length().unwrap_or(0),
+                    bar.elapsed().as_secs_f64()
+                );
             }
         }
-        let bytes = embedded::file(&s.image).ok_or_else(|| Error::Internal(format!("{} is missing", s.image)))?;
+        let bytes =
+            embedded::file(&s.image).ok_or_else(|| Error::Internal(format!("{} is missing", s.image)))?;
         rows.push((Picture::decode(bytes, &s.image)?, row));
     }
     bar.finish_and_clear();
 
     let path = folder.join("sheet.png");
-    let picture = sheet(&prompt, seed, &shown, &rows).ok_or_else(|| Error::Internal("the sheet has no pictures".into()))?;
+    let picture = sheet(&prompt, seed, &shown, &rows)
+        .ok_or_else(|| Error::Internal("the sheet has no pictures".into()))?;
     write_png(&path, &picture, &[])?;
     crate::print(format!("{}\n", path.display()).as_bytes())
 }
@@ -120,7 +146,8 @@ fn sheet(prompt: &str, seed: u64, shown: &[Shown], rows: &[(Picture, Vec<Picture
     let (w, h) = (rows.first()?.0.width, rows.first()?.0.height);
     let (cell_w, cell_h) = (w + GAP, h + GAP + 16);
     let title = 40;
-    let mut sheet = Sheet::new(GAP + cell_w * (COLUMNS.len() + 1), title + HEADING + cell_h * rows.len() + GAP);
+    let mut sheet =
+        Sheet::new(GAP + cell_w * (COLUMNS.len() + 1), title + HEADING + cell_h * rows.len() + GAP);
     let (black, grey) = ([20, 20, 20], [110, 110, 110]);
     sheet.text(&format!("\"{prompt}\", seed {seed}, in the style of each reference"), GAP, 14, 2, black);
     sheet.text("reference", GAP, title + 16, 1, black);

@@ -34,48 +34,151 @@ pub struct Flag {
     pub help: &'static str,
 }
 
-const fn flag(name: &'static str, field: &'static str, kind: Kind, value: &'static str, help: &'static str) -> Flag {
+const fn flag(
+    name: &'static str,
+    field: &'static str,
+    kind: Kind,
+    value: &'static str,
+    help: &'static str,
+) -> Flag {
     Flag { name, field, kind, value, help }
 }
 
 /// Fields of the request itself.
 pub const REQUEST: &[Flag] = &[
     flag("prompt", "prompt", Kind::Text, "TEXT", "What to paint, e.g. --prompt \"a cat\""),
-    flag("negative-prompt", "negative_prompt", Kind::Text, "TEXT", "What to avoid, e.g. --negative-prompt \"blurry, text\""),
-    flag("model", "model", Kind::Path, "DIR", "Diffusers folder of an SD1.5 or SDXL model; the embedded model if not given, e.g. --model sdxl-base"),
-    flag("width", "width", Kind::Number, "PX", "Width, a multiple of the autoencoder's factor (8), e.g. --width 1024"),
+    flag(
+        "negative-prompt",
+        "negative_prompt",
+        Kind::Text,
+        "TEXT",
+        "What to avoid, e.g. --negative-prompt \"blurry, text\"",
+    ),
+    flag(
+        "model",
+        "model",
+        Kind::Path,
+        "DIR",
+        "Diffusers folder of an SD1.5 or SDXL model; the embedded model if not given, e.g. --model sdxl-base",
+    ),
+    flag(
+        "width",
+        "width",
+        Kind::Number,
+        "PX",
+        "Width, a multiple of the autoencoder's factor (8), e.g. --width 1024",
+    ),
     flag("height", "height", Kind::Number, "PX", "Height, likewise, e.g. --height 768"),
     flag("count", "count", Kind::Number, "N", "Pictures, with seeds seed, seed+1, …, e.g. --count 4"),
     flag("seed", "seed", Kind::Number, "N", "Seed, the same as in diffusers, e.g. --seed 42"),
     flag("steps", "steps", Kind::Number, "N", "Sampling steps, 1 to 1000, e.g. --steps 30"),
-    flag("guidance", "guidance", Kind::Number, "X", "Strength of classifier-free guidance; 1 turns it off, e.g. --guidance 5"),
-    flag("guidance-rescale", "guidance_rescale", Kind::Number, "X", "Rescales the guided prediction, 0 to 1, e.g. --guidance-rescale 0.7"),
-    flag("clip-skip", "clip_skip", Kind::Number, "N", "Last layers of the text encoder to skip, e.g. --clip-skip 1"),
-    flag("sampler", "sampler", Kind::Text, "NAME", "Sampler; the checkpoint's own if not given, e.g. --sampler dpmpp_2m_karras"),
+    flag(
+        "guidance",
+        "guidance",
+        Kind::Number,
+        "X",
+        "Strength of classifier-free guidance; 1 turns it off, e.g. --guidance 5",
+    ),
+    flag(
+        "guidance-rescale",
+        "guidance_rescale",
+        Kind::Number,
+        "X",
+        "Rescales the guided prediction, 0 to 1, e.g. --guidance-rescale 0.7",
+    ),
+    flag(
+        "clip-skip",
+        "clip_skip",
+        Kind::Number,
+        "N",
+        "Last layers of the text encoder to skip, e.g. --clip-skip 1",
+    ),
+    flag(
+        "sampler",
+        "sampler",
+        Kind::Text,
+        "NAME",
+        "Sampler; the checkpoint's own if not given, e.g. --sampler dpmpp_2m_karras",
+    ),
     flag("precision", "precision", Kind::Text, "NAME", "auto, f32, bf16 or f16, e.g. --precision f32"),
     flag("device", "device", Kind::Text, "NAME", "auto, cpu, cuda:0 or metal, e.g. --device cpu"),
 ];
 
 /// Fields of one reference; they belong to the last --reference before them.
 pub const REFERENCE: &[Flag] = &[
-    flag("adapter", "adapter", Kind::Path, "FILE", "IP-Adapter of the reference (.safetensors or .bin), e.g. --adapter ip-adapter_sdxl.safetensors"),
-    flag("image-encoder", "image_encoder", Kind::Path, "DIR", "CLIP image encoder that the adapter was trained with, e.g. --image-encoder sdxl_models/image_encoder"),
-    flag("text-encoder", "text_encoder", Kind::Path, "DIR", "CLIP text encoder for --subtract, where the model lacks it, e.g. --text-encoder CLIP-ViT-H-14"),
-    flag("inject", "inject", Kind::Inject, "WHERE", "Where the reference acts: a preset or parts with weights, e.g. --inject style, --inject up_blocks.0.attentions.1=1.0,mid_block=0.2"),
+    flag(
+        "adapter",
+        "adapter",
+        Kind::Path,
+        "FILE",
+        "IP-Adapter of the reference (.safetensors or .bin), e.g. --adapter ip-adapter_sdxl.safetensors",
+    ),
+    flag(
+        "image-encoder",
+        "image_encoder",
+        Kind::Path,
+        "DIR",
+        "CLIP image encoder that the adapter was trained with, e.g. --image-encoder sdxl_models/image_encoder",
+    ),
+    flag(
+        "text-encoder",
+        "text_encoder",
+        Kind::Path,
+        "DIR",
+        "CLIP text encoder for --subtract, where the model lacks it, e.g. --text-encoder CLIP-ViT-H-14",
+    ),
+    flag(
+        "inject",
+        "inject",
+        Kind::Inject,
+        "WHERE",
+        "Where the reference acts: a preset or parts with weights, e.g. --inject style, --inject up_blocks.0.attentions.1=1.0,mid_block=0.2",
+    ),
     flag("weight", "weight", Kind::Number, "X", "Strength of the reference, e.g. --weight 0.8"),
-    flag("subtract", "subtract.text", Kind::Text, "TEXT", "What the reference shows and the picture should not, e.g. --subtract \"a rabbit\""),
-    flag("subtract-scale", "subtract.scale", Kind::Number, "X", "How much of it to take away, e.g. --subtract-scale 0.5"),
-    flag("mask", "mask", Kind::Path, "FILE", "Picture that is white where the reference acts, e.g. --mask left.png"),
-    flag("start", "start", Kind::Number, "X", "Start of the reference's window as a part of the sampling, e.g. --start 0.2"),
+    flag(
+        "subtract",
+        "subtract.text",
+        Kind::Text,
+        "TEXT",
+        "What the reference shows and the picture should not, e.g. --subtract \"a rabbit\"",
+    ),
+    flag(
+        "subtract-scale",
+        "subtract.scale",
+        Kind::Number,
+        "X",
+        "How much of it to take away, e.g. --subtract-scale 0.5",
+    ),
+    flag(
+        "mask",
+        "mask",
+        Kind::Path,
+        "FILE",
+        "Picture that is white where the reference acts, e.g. --mask left.png",
+    ),
+    flag(
+        "start",
+        "start",
+        Kind::Number,
+        "X",
+        "Start of the reference's window as a part of the sampling, e.g. --start 0.2",
+    ),
     flag("end", "end", Kind::Number, "X", "End of the window, e.g. --end 0.8"),
 ];
 
 /// The whole command line.
 pub fn command() -> Command {
     let path = |name: &'static str, value: &'static str, help: &'static str| {
-        Arg::new(name).long(name).value_name(value).help(help).value_parser(clap::value_parser!(PathBuf)).value_hint(ValueHint::AnyPath)
+        Arg::new(name)
+            .long(name)
+            .value_name(value)
+            .help(help)
+            .value_parser(clap::value_parser!(PathBuf))
+            .value_hint(ValueHint::AnyPath)
     };
-    let switch = |name: &'static str, help: &'static str| Arg::new(name).long(name).help(help).action(ArgAction::SetTrue);
+    let switch = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
+    };
     let threads = Arg::new("threads")
         .long("threads")
         .value_name("N")
@@ -84,9 +187,9 @@ pub fn command() -> Command {
     let quiet = switch("quiet", "No progress and no notices, e.g. --quiet");
     let presets: Vec<String> = PRESETS.iter().map(|(n, _, about)| format!("  {n:13} {about}")).collect();
     let samplers: Vec<String> = SAMPLERS.iter().map(|s| format!("  {:20} {}", s.name, s.about)).collect();
-    let mut generate = Command::new("generate")
-        .about("Paint a prompt in the style of pictures")
-        .after_help(format!("Presets of --inject:\n{}\n\nSamplers:\n{}", presets.join("\n"), samplers.join("\n")));
+    let mut generate = Command::new("generate").about("Paint a prompt in the style of pictures").after_help(
+        format!("Presets of --inject:\n{}\n\nSamplers:\n{}", presets.join("\n"), samplers.join("\n")),
+    );
     for f in REQUEST {
         generate = generate.arg(request_arg(f).help_heading("Request"));
     }
@@ -147,7 +250,9 @@ pub fn apply(matches: &ArgMatches, request: &mut Map<String, Value>) {
     }
     // In the order in which they were written; flags before the first --reference belong to it.
     let mut given: Vec<(usize, Option<&Flag>, String)> = Vec::new();
-    if let (Some(values), Some(at)) = (matches.get_many::<PathBuf>("reference"), matches.indices_of("reference")) {
+    if let (Some(values), Some(at)) =
+        (matches.get_many::<PathBuf>("reference"), matches.indices_of("reference"))
+    {
         given.extend(at.zip(values).map(|(i, v)| (i, None, v.to_string_lossy().into_owned())));
     }
     for f in REFERENCE {
@@ -210,7 +315,9 @@ fn absolute(text: &str) -> String {
 fn to_json(f: &Flag, text: &str) -> Value {
     match f.kind {
         Kind::Text => Value::from(text),
-        Kind::Number => serde_json::from_str::<serde_json::Number>(text).map_or_else(|_| Value::from(text), Value::Number),
+        Kind::Number => {
+            serde_json::from_str::<serde_json::Number>(text).map_or_else(|_| Value::from(text), Value::Number)
+        }
         Kind::Path => Value::from(absolute(text)),
         Kind::Inject => match text.contains('=') {
             false => Value::from(text),

@@ -17,7 +17,8 @@ use std::sync::atomic::AtomicBool;
 pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
     let plan = Plan::resolve(&request(arguments)?)?;
     if arguments.get_flag("dry-run") {
-        let text = if arguments.get_flag("json") { format!("{:#}\n", plan.to_json()) } else { plan.to_string() };
+        let text =
+            if arguments.get_flag("json") { format!("{:#}\n", plan.to_json()) } else { plan.to_string() };
         return crate::print(text.as_bytes());
     }
     let out: &PathBuf = arguments.get_one("out").expect("has a default");
@@ -36,7 +37,9 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
         save_latents(&outputs, file)?;
     }
     if arguments.get_flag("json") {
-        return crate::print(format!("{:#}\n", report(&plan, &outputs, &files, latents, &timings)).as_bytes());
+        return crate::print(
+            format!("{:#}\n", report(&plan, &outputs, &files, latents, &timings)).as_bytes(),
+        );
     }
     let lines: String = files.iter().map(|f| format!("{}\n", f.display())).collect();
     crate::print(lines.as_bytes())
@@ -47,7 +50,8 @@ fn request(arguments: &ArgMatches) -> Result<Request, Error> {
     let here = std::env::current_dir().map_err(|e| Error::Machine(format!("the current folder: {e}")))?;
     let mut fields = Map::new();
     if let Some(job) = arguments.get_one::<PathBuf>("job") {
-        let job = serde_json::to_value(Request::from_file(job)?).map_err(|e| Error::Internal(e.to_string()))?;
+        let job =
+            serde_json::to_value(Request::from_file(job)?).map_err(|e| Error::Internal(e.to_string()))?;
         if let Value::Object(job) = job {
             fields = job;
         }
@@ -72,7 +76,13 @@ fn save_latents(outputs: &[Output], file: &Path) -> Result<(), Error> {
     Ok(write_atomic(file, &bytes)?)
 }
 
-fn report(plan: &Plan, outputs: &[Output], files: &[PathBuf], latents: Option<&PathBuf>, t: &Timings) -> Value {
+fn report(
+    plan: &Plan,
+    outputs: &[Output],
+    files: &[PathBuf],
+    latents: Option<&PathBuf>,
+    t: &Timings,
+) -> Value {
     let pictures: Vec<Value> =
         outputs.iter().zip(files).map(|(o, f)| json!({ "path": f, "seed": o.seed })).collect();
     json!({

@@ -61,7 +61,9 @@ fn main() -> ExitCode {
 /// Writes to standard output; a reader that has gone away is no fault.
 fn print(bytes: &[u8]) -> Result<(), Error> {
     match std::io::stdout().lock().write_all(bytes) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::Machine(format!("standard output: {e}"))),
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::Machine(format!("standard output: {e}")))
+        }
         _ => Ok(()),
     }
 }

@@ -49,7 +49,11 @@ impl Observer for Progress {
                 self.bar.set_length((pictures * steps) as u64);
                 self.bar.set_position((picture * steps + step) as u64);
                 if !self.terminal && step == steps {
-                    eprintln!("picture {} of {pictures}: {steps} steps in {:.1} s", picture + 1, self.bar.elapsed().as_secs_f64());
+                    eprintln!(
+                        "picture {} of {pictures}: {steps} steps in {:.1} s",
+                        picture + 1,
+                        self.bar.elapsed().as_secs_f64()
+                    );
                 }
             }
             Event::Notice(_) => {}

@@ -41,7 +41,11 @@ impl Sheet {
             for (row, bits) in rows.iter().enumerate() {
                 for column in (0..8).filter(|c| bits >> c & 1 == 1) {
                     for d in 0..scale * scale {
-                        self.set(x + (i * 8 + column) * scale + d % scale, y + row * scale + d / scale, colour);
+                        self.set(
+                            x + (i * 8 + column) * scale + d % scale,
+                            y + row * scale + d / scale,
+                            colour,
+                        );
                     }
                 }
             }

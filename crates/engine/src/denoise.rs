@@ -83,7 +83,8 @@ pub fn denoise(
         sampler.scale_model_input(call, &mut scaled);
         let row = crate::encode::channels_last(&scaled, channels, h, w);
         let batch = if plan.guided() { Tensor::stack(&[&row, &row]) } else { row };
-        let out = unet.forward(&batch, call, &conditioning.times, &conditioning.text, &conditioning.injections);
+        let out =
+            unet.forward(&batch, call, &conditioning.times, &conditioning.text, &conditioning.injections);
         let prediction = if plan.guided() {
             let (uncond, cond) = out.data().split_at(n);
             let rescale = plan.request().guidance_rescale.unwrap_or(0.0);

@@ -10,7 +10,10 @@ pub fn file(path: &str) -> Option<&'static [u8]> {
 
 /// True if there is a file, or a folder with files, of that path.
 pub fn exists(path: &str) -> bool {
-    path.is_empty() || FILES.iter().any(|(name, _)| name.strip_prefix(path).is_some_and(|r| r.is_empty() || r.starts_with('/')))
+    path.is_empty()
+        || FILES
+            .iter()
+            .any(|(name, _)| name.strip_prefix(path).is_some_and(|r| r.is_empty() || r.starts_with('/')))
 }
 
 /// The model's card: what it is, its presets, its defaults, its measured figures.

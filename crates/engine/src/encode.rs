@@ -103,7 +103,11 @@ impl Tower {
         output.hidden.get((layers - 1).wrapping_sub(back)).ok_or_else(|| {
             Error::request(
                 "clip_skip",
-                format!("goes back {back} layers, but the text encoder {} has {}", self.place.path().display(), layers - 1),
+                format!(
+                    "goes back {back} layers, but the text encoder {} has {}",
+                    self.place.path().display(),
+                    layers - 1
+                ),
             )
         })
     }
@@ -112,13 +116,21 @@ impl Tower {
 /// `config.json` of a text tower; a whole CLIP model's has it under `text_config`.
 pub fn text_config(place: &Place) -> Result<TextConfig, Error> {
     let json = place.join("config.json").json()?;
-    parse(place, json.get("text_config").filter(|_| json.get("hidden_size").is_none()).unwrap_or(&json), &json)
+    parse(
+        place,
+        json.get("text_config").filter(|_| json.get("hidden_size").is_none()).unwrap_or(&json),
+        &json,
+    )
 }
 
 /// `config.json` of a picture tower; a whole CLIP model's has it under `vision_config`.
 pub fn vision_config(place: &Place) -> Result<VisionConfig, Error> {
     let json = place.join("config.json").json()?;
-    parse(place, json.get("vision_config").filter(|_| json.get("hidden_size").is_none()).unwrap_or(&json), &json)
+    parse(
+        place,
+        json.get("vision_config").filter(|_| json.get("hidden_size").is_none()).unwrap_or(&json),
+        &json,
+    )
 }
 
 fn parse<T: serde::de::DeserializeOwned>(place: &Place, part: &Value, whole: &Value) -> Result<T, Error> {
@@ -133,7 +145,11 @@ fn parse<T: serde::de::DeserializeOwned>(place: &Place, part: &Value, whole: &Va
 }
 
 /// Encodes the prompts of a request.
-pub fn text(family: &Family, prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatures, Error> {
+pub fn text(
+    family: &Family,
+    prompts: &Prompts,
+    notice: &mut dyn FnMut(String),
+) -> Result<TextFeatures, Error> {
     (family.encode)(prompts, notice)
 }
 

@@ -15,7 +15,8 @@ pub fn preset_blocks(preset: Preset, family: &Family, card: &Value) -> Blocks {
         let map = card.get("presets")?.get(name)?.as_object()?;
         Some(map.iter().filter_map(|(k, v)| Some((k.clone(), v.as_f64()?))).collect())
     };
-    let from_family = |blocks: crate::family::Blocks| blocks.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
+    let from_family =
+        |blocks: crate::family::Blocks| blocks.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
     let style = || from_card("style").unwrap_or_else(|| from_family(family.style));
     let layout = || from_card("layout").unwrap_or_else(|| from_family(family.layout));
     match preset {
@@ -56,7 +57,11 @@ pub fn site_weights(
         if !hit && !matches!(inject, Inject::Preset(Preset::All)) {
             return Err(Error::request(
                 format!("{field}.{key}"),
-                format!("covers no attention layer of this {} model; its groups are {}", family.title, groups(sites).join(", ")),
+                format!(
+                    "covers no attention layer of this {} model; its groups are {}",
+                    family.title,
+                    groups(sites).join(", ")
+                ),
             ));
         }
     }
@@ -107,7 +112,9 @@ fn bicubic(x: &[f32], height: usize, width: usize, rows: usize, columns: usize) 
         let base = at.floor();
         let t = at - base;
         let weights = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)];
-        std::array::from_fn(|k| ((base as isize - 1 + k as isize).clamp(0, from as isize - 1) as usize, weights[k]))
+        std::array::from_fn(|k| {
+            ((base as isize - 1 + k as isize).clamp(0, from as isize - 1) as usize, weights[k])
+        })
     };
     let mut out = Vec::with_capacity(rows * columns);
     for r in 0..rows {

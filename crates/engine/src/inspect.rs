@@ -58,8 +58,11 @@ impl Report {
 
     /// The same as JSON.
     pub fn to_json(&self) -> Value {
-        let sites: Vec<Value> =
-            self.sites.iter().map(|(g, n, roles)| json!({ "group": g, "sites": n, "roles": roles })).collect();
+        let sites: Vec<Value> = self
+            .sites
+            .iter()
+            .map(|(g, n, roles)| json!({ "group": g, "sites": n, "roles": roles }))
+            .collect();
         json!({
             "path": self.path, "what": self.what, "fits": self.fits, "needs": self.needs,
             "facts": self.facts.iter().cloned().collect::<serde_json::Map<_, _>>(),
@@ -115,7 +118,10 @@ pub fn inspect(path: &Path) -> Result<Report, Error> {
         report.fact("tokens", tokenizer.vocab_size());
         return Ok(report);
     }
-    Err(Error::file(path, "is neither a model folder (model_index.json), a component (config.json), nor a tokenizer"))
+    Err(Error::file(
+        path,
+        "is neither a model folder (model_index.json), a component (config.json), nor a tokenizer",
+    ))
 }
 
 fn weights_facts(report: &mut Report, weights: &Weights) {
@@ -167,7 +173,9 @@ fn part(path: &Path, what: &str) -> Report {
 
 fn adapter(path: &Path, weights: &Weights) -> Report {
     let mut report = Report::new(path, "IP-Adapter");
-    let Some(shape) = report.check(AdapterShape::of(weights).map_err(crate::model_error)) else { return report };
+    let Some(shape) = report.check(AdapterShape::of(weights).map_err(crate::model_error)) else {
+        return report;
+    };
     report.what = shape.kind.name().to_owned();
     match (shape.context, shape.layers) {
         (2048, 70) => report.fits.push("sdxl"),
@@ -181,7 +189,10 @@ fn adapter(path: &Path, weights: &Weights) -> Report {
         Kind::Base => "pooled features",
         Kind::Plus | Kind::Full => "hidden states",
     };
-    report.needs.push(format!("a base model with cross-attention width {} and {} attention sites", shape.context, shape.layers));
+    report.needs.push(format!(
+        "a base model with cross-attention width {} and {} attention sites",
+        shape.context, shape.layers
+    ));
     report.needs.push(format!("an image encoder with {feature} of width {}", shape.input));
     if shape.kind == Kind::Base {
         report.needs.push(format!("for subtract: a text tower with a projection of width {}", shape.input));
@@ -303,6 +314,9 @@ fn model(path: &Path, place: &Place) -> Result<Report, Error> {
         }
     }
     let width = c.context_dim();
-    report.needs.push(format!("for references: an IP-Adapter with image tokens of width {width} for {} sites", sites(&c).len()));
+    report.needs.push(format!(
+        "for references: an IP-Adapter with image tokens of width {width} for {} sites",
+        sites(&c).len()
+    ));
     Ok(report)
 }

@@ -108,7 +108,8 @@ pub fn generate(plan: &Plan, observer: &mut dyn Observer) -> Result<Vec<Output>,
 /// As [`generate`].
 pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<Output>, Timings), Error> {
     let mut timings = Timings::default();
-    let check = |observer: &mut dyn Observer| if observer.cancelled() { Err(Error::Cancelled) } else { Ok(()) };
+    let check =
+        |observer: &mut dyn Observer| if observer.cancelled() { Err(Error::Cancelled) } else { Ok(()) };
 
     check(observer)?;
     observer.event(Event::Stage("encoding"));
@@ -158,13 +159,23 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     for (i, latents) in latents.into_iter().enumerate() {
         check(observer)?;
         let picture = decode(plan, &decoder, &latents, shape)?;
-        outputs.push(Output { seed: plan.seed.wrapping_add(i as u64), picture, latents, latents_shape: shape });
+        outputs.push(Output {
+            seed: plan.seed.wrapping_add(i as u64),
+            picture,
+            latents,
+            latents_shape: shape,
+        });
     }
     timings.decode_s = start.elapsed().as_secs_f64();
     Ok((outputs, timings))
 }
 
-fn decode(plan: &Plan, decoder: &Decoder, latents: &[f32], [channels, h, w]: [usize; 3]) -> Result<Picture, Error> {
+fn decode(
+    plan: &Plan,
+    decoder: &Decoder,
+    latents: &[f32],
+    [channels, h, w]: [usize; 3],
+) -> Result<Picture, Error> {
     let mut x: Tensor = encode::channels_last(latents, channels, h, w);
     let scaling = plan.vae.scaling_factor as f32;
     let shift = plan.vae.shift_factor.unwrap_or(0.0) as f32;
@@ -180,7 +191,11 @@ fn decode(plan: &Plan, decoder: &Decoder, latents: &[f32], [channels, h, w]: [us
     }
     let out = decoder.forward(&x);
     // (x / 2 + 0.5) clamped, times 255, rounded half to even: as diffusers and numpy do.
-    let rgb = out.data().iter().map(|v| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8).collect();
+    let rgb = out
+        .data()
+        .iter()
+        .map(|v| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8)
+        .collect();
     Picture::new(out.dim(2), out.dim(1), rgb)
         .ok_or_else(|| Error::Internal("the autoencoder gave a picture of another size".into()))
 }

@@ -61,9 +61,9 @@ impl Place {
     /// The bytes of a small file.
     pub fn read(&self) -> Result<Vec<u8>, Error> {
         match self {
-            Place::Embedded(p) => {
-                embedded::file(p).map(<[u8]>::to_vec).ok_or_else(|| self.error("is not in the embedded model"))
-            }
+            Place::Embedded(p) => embedded::file(p)
+                .map(<[u8]>::to_vec)
+                .ok_or_else(|| self.error("is not in the embedded model")),
             Place::Disk(p) => {
                 let size = std::fs::metadata(p).map_err(|e| self.error(e.to_string()))?.len();
                 if size > MAX_JSON_BYTES {
@@ -84,7 +84,8 @@ impl Place {
 
     /// A configuration parsed into a struct.
     pub fn config<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_value(without_nulls(self.json()?)).map_err(|e| self.error(format!("does not fit: {e}")))
+        serde_json::from_value(without_nulls(self.json()?))
+            .map_err(|e| self.error(format!("does not fit: {e}")))
     }
 
     /// The weights of a component's folder.
@@ -94,7 +95,9 @@ impl Place {
             Place::Embedded(p) => {
                 let names = ["model.safetensors", "diffusion_pytorch_model.safetensors"];
                 let name = names.iter().map(|n| format!("{p}/{n}")).find(|n| embedded::exists(n));
-                self.embedded_weights(&name.ok_or_else(|| self.error("has no weights in the embedded model"))?)
+                self.embedded_weights(
+                    &name.ok_or_else(|| self.error("has no weights in the embedded model"))?,
+                )
             }
         }
     }
@@ -109,7 +112,8 @@ impl Place {
 
     fn embedded_weights(&self, name: &str) -> Result<Weights, Error> {
         let bytes = embedded::file(name).ok_or_else(|| self.error("is not in the embedded model"))?;
-        Weights::from_bytes(bytes, Path::new(EMBEDDED).join(name)).map_err(|e| Error::file(e.path(), e.message()))
+        Weights::from_bytes(bytes, Path::new(EMBEDDED).join(name))
+            .map_err(|e| Error::file(e.path(), e.message()))
     }
 
     /// The tokenizer of a folder.

@@ -21,9 +21,14 @@ pub fn a1111(request: &Request, model: &str) -> String {
         let name = r.image.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let inject = match &r.inject {
             Inject::Preset(p) => serde_json::to_value(p).ok().and_then(|v| v.as_str().map(str::to_owned)),
-            Inject::Blocks(b) => Some(b.iter().map(|(k, w)| format!("{k}={w}")).collect::<Vec<_>>().join(" ")),
+            Inject::Blocks(b) => {
+                Some(b.iter().map(|(k, w)| format!("{k}={w}")).collect::<Vec<_>>().join(" "))
+            }
         };
-        add(&format!("IP-Adapter {}", i + 1), Some(format!("{name} {} x {}", inject.unwrap_or_default(), r.weight)));
+        add(
+            &format!("IP-Adapter {}", i + 1),
+            Some(format!("{name} {} x {}", inject.unwrap_or_default(), r.weight)),
+        );
     }
     add("Version", Some(format!("instantstyle {}", env!("CARGO_PKG_VERSION"))));
     lines.push(settings.join(", "));

@@ -93,7 +93,11 @@ impl Plan {
                 unet.in_channels,
                 unet.out_channels,
                 vae.latent_channels,
-                if unet.in_channels == 9 { "this is an inpainting model, which is not supported yet" } else { "they are of different models" }
+                if unet.in_channels == 9 {
+                    "this is an inpainting model, which is not supported yet"
+                } else {
+                    "they are of different models"
+                }
             )));
         }
         check_machine(request)?;
@@ -103,7 +107,8 @@ impl Plan {
         let width = side("width", request.width.or(number("width")).unwrap_or(usual), factor)?;
         let height = side("height", request.height.or(number("height")).unwrap_or(usual), factor)?;
         let steps = request.steps.or(number("steps")).unwrap_or(STEPS);
-        let guidance = request.guidance.or(defaults.get("guidance").and_then(Value::as_f64)).unwrap_or(GUIDANCE);
+        let guidance =
+            request.guidance.or(defaults.get("guidance").and_then(Value::as_f64)).unwrap_or(GUIDANCE);
         let sampler_name = request
             .sampler
             .clone()
@@ -111,8 +116,8 @@ impl Plan {
         let scheduler_place = model.join("scheduler").join("scheduler_config.json");
         let mut scheduler_json = scheduler_place.json()?;
         (family.scheduler)(&mut scheduler_json, sampler_name.is_none());
-        let scheduler = SchedulerConfig::from_json(&scheduler_json)
-            .map_err(|e| scheduler_place.error(e.to_string()))?;
+        let scheduler =
+            SchedulerConfig::from_json(&scheduler_json).map_err(|e| scheduler_place.error(e.to_string()))?;
         let sampler = sampler::build(sampler_name.as_deref(), &scheduler, steps)
             .map_err(|e| Error::request("sampler", e.to_string()))?;
         let calls = sampler.timesteps().len();
@@ -131,7 +136,8 @@ impl Plan {
         resolved.guidance_rescale = Some(request.guidance_rescale.unwrap_or(0.0));
         resolved.clip_skip = Some(request.clip_skip.unwrap_or(0));
         resolved.sampler = sampler_name;
-        let context = Context { model: &model, index: &index, family, unet: &unet, sites: &sites, card: &card, calls };
+        let context =
+            Context { model: &model, index: &index, family, unet: &unet, sites: &sites, card: &card, calls };
         let mut references = Vec::new();
         for (i, reference) in request.references.iter().enumerate() {
             let (planned, filled) = context.reference(&format!("references[{i}]"), reference)?;
@@ -188,7 +194,10 @@ impl Plan {
 
     /// A short name of the model, for the A1111 text.
     pub fn model_title(&self) -> String {
-        self.model.path().file_name().map_or_else(|| EMBEDDED.to_owned(), |n| n.to_string_lossy().into_owned())
+        self.model
+            .path()
+            .file_name()
+            .map_or_else(|| EMBEDDED.to_owned(), |n| n.to_string_lossy().into_owned())
     }
 
     /// The plan as JSON: the resolved request and what follows from it.
@@ -201,8 +210,13 @@ impl Plan {
                     .iter()
                     .filter_map(|g| {
                         let at = |s: &Site| s.path.starts_with(&format!("{g}."));
-                        let w: Vec<f32> =
-                            self.sites.iter().zip(&r.weights).filter(|(s, w)| at(s) && **w != 0.0).map(|(_, w)| *w).collect();
+                        let w: Vec<f32> = self
+                            .sites
+                            .iter()
+                            .zip(&r.weights)
+                            .filter(|(s, w)| at(s) && **w != 0.0)
+                            .map(|(_, w)| *w)
+                            .collect();
                         (!w.is_empty()).then(|| json!({"group": g, "sites": w.len(), "weight": w[0]}))
                     })
                     .collect();
@@ -233,13 +247,27 @@ impl std::fmt::Display for Plan {
         if let Some(negative) = &self.request.negative_prompt {
             writeln!(f, "negative   {negative}")?;
         }
-        writeln!(f, "pictures   {} of {} x {} px, seeds from {}", self.count, self.width, self.height, self.seed)?;
+        writeln!(
+            f,
+            "pictures   {} of {} x {} px, seeds from {}",
+            self.count, self.width, self.height, self.seed
+        )?;
         let sampler = json["sampler"].as_str().unwrap_or("");
-        writeln!(f, "sampler    {sampler}, {} steps, {} model calls, guidance {}", self.steps, self.calls, self.guidance)?;
+        writeln!(
+            f,
+            "sampler    {sampler}, {} steps, {} model calls, guidance {}",
+            self.steps, self.calls, self.guidance
+        )?;
         for (r, j) in self.references.iter().zip(json["references"].as_array().into_iter().flatten()) {
             writeln!(f, "reference  {} through {}", r.image.path().display(), r.shape.kind.name())?;
             for g in j["injected"].as_array().into_iter().flatten() {
-                writeln!(f, "           {} x {} ({} sites)", g["group"].as_str().unwrap_or(""), g["weight"], g["sites"])?;
+                writeln!(
+                    f,
+                    "           {} x {} ({} sites)",
+                    g["group"].as_str().unwrap_or(""),
+                    g["weight"],
+                    g["sites"]
+                )?;
             }
             if let Some((_, _, text, scale)) = &r.subtract {
                 writeln!(f, "           less {scale} x \"{text}\"")?;
@@ -304,7 +332,9 @@ impl Context<'_> {
             None => None,
             Some(s) => {
                 let (tower, tokenizer) = self.feature_tower(field, r, &shape)?;
-                let scale = s.scale.unwrap_or(self.card["defaults"]["subtract_scale"].as_f64().unwrap_or(self.family.subtract_scale));
+                let scale = s.scale.unwrap_or(
+                    self.card["defaults"]["subtract_scale"].as_f64().unwrap_or(self.family.subtract_scale),
+                );
                 if let Some(s) = &mut filled.subtract {
                     s.scale = Some(scale);
                 }
@@ -312,7 +342,14 @@ impl Context<'_> {
             }
         };
         let mask = r.mask.as_ref().map(|m| file(field, "mask", m)).transpose()?;
-        let weights = site_weights(&format!("{field}.inject"), &r.inject, r.weight, self.sites, self.family, self.card)?;
+        let weights = site_weights(
+            &format!("{field}.inject"),
+            &r.inject,
+            r.weight,
+            self.sites,
+            self.family,
+            self.card,
+        )?;
         filled.adapter = Some(adapter.path());
         filled.image_encoder = Some(image_encoder.path());
         if let Some((tower, ..)) = &subtract {
@@ -321,7 +358,10 @@ impl Context<'_> {
             }
         }
         let calls = window(r.start, r.end, self.calls);
-        Ok((PlannedReference { image, adapter, shape, image_encoder, subtract, weights, calls, mask }, filled))
+        Ok((
+            PlannedReference { image, adapter, shape, image_encoder, subtract, weights, calls, mask },
+            filled,
+        ))
     }
 
     /// A file or folder of the model itself.
@@ -347,7 +387,12 @@ impl Context<'_> {
         })
     }
 
-    fn feature_tower(&self, field: &str, r: &Reference, shape: &AdapterShape) -> Result<(Place, Place), Error> {
+    fn feature_tower(
+        &self,
+        field: &str,
+        r: &Reference,
+        shape: &AdapterShape,
+    ) -> Result<(Place, Place), Error> {
         if shape.kind != Kind::Base {
             return Err(Error::request(
                 format!("{field}.subtract"),
@@ -384,7 +429,11 @@ impl Context<'_> {
                 "is needed for subtract: the adapter reads features of width {}, and this model has no text tower in that \
                  space{}",
                 shape.input,
-                if shape.input == 1024 { "; give the folder of laion/CLIP-ViT-H-14-laion2B-s32B-b79K" } else { "; give the text encoder of the adapter's CLIP model (CLIPTextModelWithProjection)" }
+                if shape.input == 1024 {
+                    "; give the folder of laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+                } else {
+                    "; give the text encoder of the adapter's CLIP model (CLIPTextModelWithProjection)"
+                }
             ),
         ))
     }
@@ -404,7 +453,11 @@ impl Context<'_> {
             Some(self.model.join("tokenizer")),
             Some(self.model.join("tokenizer_2")),
         ];
-        candidates.into_iter().flatten().find(holds).ok_or_else(|| tower.error("has no tokenizer (vocab.json or tokenizer.json)"))
+        candidates
+            .into_iter()
+            .flatten()
+            .find(holds)
+            .ok_or_else(|| tower.error("has no tokenizer (vocab.json or tokenizer.json)"))
     }
 }
 
@@ -437,7 +490,11 @@ fn file(field: &str, name: &str, path: &Path) -> Result<Place, Error> {
             place = Place::Embedded(inner.to_string_lossy().into_owned());
         }
     }
-    if place.exists() { Ok(place) } else { Err(Error::file(path, format!("there is no such file ({field}.{name})"))) }
+    if place.exists() {
+        Ok(place)
+    } else {
+        Err(Error::file(path, format!("there is no such file ({field}.{name})")))
+    }
 }
 
 fn model_error(e: instantstyle_nets::ModelError) -> Error {
@@ -457,7 +514,10 @@ fn model_place(request: &Request) -> Result<Place, Error> {
             if path.is_dir() {
                 Ok(Place::Disk(path))
             } else if path.is_file() {
-                Err(Error::file(path, "is a file; the model must be a Diffusers folder (model_index.json, unet/, vae/, …)"))
+                Err(Error::file(
+                    path,
+                    "is a file; the model must be a Diffusers folder (model_index.json, unet/, vae/, …)",
+                ))
             } else {
                 Err(Error::file(path, "there is no such folder (model)"))
             }
@@ -487,7 +547,9 @@ fn check_machine(request: &Request) -> Result<(), Error> {
     match request.device {
         None | Some(Device::Auto | Device::Cpu) => {}
         Some(Device::Cuda(_) | Device::Metal) => {
-            return Err(Error::Machine("device: this build computes on the CPU only; use auto or cpu".into()));
+            return Err(Error::Machine(
+                "device: this build computes on the CPU only; use auto or cpu".into(),
+            ));
         }
     }
     match request.precision {
@@ -503,5 +565,8 @@ fn side(field: &str, value: usize, factor: usize) -> Result<usize, Error> {
         return Ok(value);
     }
     let below = (value / factor).max(1) * factor;
-    Err(Error::request(field, format!("is {value}, but must be a multiple of {factor}, e.g. {below} or {}", below + factor)))
+    Err(Error::request(
+        field,
+        format!("is {value}, but must be a multiple of {factor}, e.g. {below} or {}", below + factor),
+    ))
 }

@@ -32,7 +32,8 @@ pub fn encode(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Vec<Tokens>
         let picture = picture(&r.image)?;
         let pooled = r.shape.kind == Kind::Base;
         let features = encode::pictures(&r.image_encoder, &[&picture], pooled)?;
-        let mut feature = features.pictures.into_iter().next().ok_or_else(|| Error::Internal("no features".into()))?;
+        let mut feature =
+            features.pictures.into_iter().next().ok_or_else(|| Error::Internal("no features".into()))?;
         if let Some((tower, tokenizer, text, scale)) = &r.subtract {
             let content = encode::feature(&Tower::load(tower, tokenizer)?, text, notice)?;
             let scale = *scale as f32;
@@ -52,7 +53,8 @@ pub fn inject(plan: &Plan, unet: &UNet, tokens: &[Tokens]) -> Result<Injections,
     let of = |t: &Tokens| &plan.references[t.reference];
     let together = |a: &Tokens, b: &Tokens| {
         let (x, y) = (of(a), of(b));
-        (&x.adapter, &x.image_encoder, &x.weights, &x.calls) == (&y.adapter, &y.image_encoder, &y.weights, &y.calls)
+        (&x.adapter, &x.image_encoder, &x.weights, &x.calls)
+            == (&y.adapter, &y.image_encoder, &y.weights, &y.calls)
             && a.mask.is_none()
             && b.mask.is_none()
     };

@@ -115,7 +115,8 @@ mod tests {
             let mut rng = TorchRng::new(case["seed"].as_u64().expect("a seed"));
             for draw in case["draws"].as_array().expect("draws") {
                 let got = rng.normal_f32(draw["n"].as_u64().expect("a count") as usize);
-                let want: Vec<f64> = draw["values"].as_array().expect("values").iter().filter_map(|v| v.as_f64()).collect();
+                let want: Vec<f64> =
+                    draw["values"].as_array().expect("values").iter().filter_map(|v| v.as_f64()).collect();
                 let ends = got.iter().take(20).chain(got.iter().rev().take(20));
                 for (g, w) in ends.zip(&want) {
                     assert!((*g as f64 - w).abs() < 1e-6, "n {}: {g} {w}", got.len());

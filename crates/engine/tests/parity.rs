@@ -28,7 +28,8 @@ fn run(case: &str) -> Result<(f64, u8, f64), String> {
             return Err(format!("{} latents, expected {per}", output.latents.len()));
         }
         worst = worst.max(distance(&output.latents, &latents[i * per..(i + 1) * per]));
-        let name = if outputs.len() == 1 { "expected.png".to_owned() } else { format!("expected-{}.png", i + 1) };
+        let name =
+            if outputs.len() == 1 { "expected.png".to_owned() } else { format!("expected-{}.png", i + 1) };
         let picture = Picture::open(folder.join(name)).map_err(|e| e.to_string())?;
         let (m, a) = levels(&output.picture.rgb, &picture.rgb);
         (most, mean) = (most.max(m), mean.max(a));
@@ -38,7 +39,8 @@ fn run(case: &str) -> Result<(f64, u8, f64), String> {
 
 #[test]
 fn whole_runs_equal_diffusers() {
-    let index = std::fs::read_to_string(fixtures().join("cases/index.json")).expect("the fixtures are part of the project");
+    let index = std::fs::read_to_string(fixtures().join("cases/index.json"))
+        .expect("the fixtures are part of the project");
     let index: serde_json::Value = serde_json::from_str(&index).expect("the index is JSON");
     let only = std::env::var("CASE").unwrap_or_default();
     let (mut failed, mut n, mut worst) = (Vec::new(), 0, (0f64, 0u8, 0f64));
@@ -51,14 +53,22 @@ fn whole_runs_equal_diffusers() {
         match run(name) {
             Ok((latents, most, mean)) => {
                 worst = (worst.0.max(latents), worst.1.max(most), worst.2.max(mean));
-                if latents > tolerance::LATENTS || most > tolerance::LEVELS_MOST || mean > tolerance::LEVELS_MEAN {
-                    failed.push(format!("{name}: latents {latents:.1e}, levels {most} at most, {mean:.3} on average"));
+                if latents > tolerance::LATENTS
+                    || most > tolerance::LEVELS_MOST
+                    || mean > tolerance::LEVELS_MEAN
+                {
+                    failed.push(format!(
+                        "{name}: latents {latents:.1e}, levels {most} at most, {mean:.3} on average"
+                    ));
                 }
             }
             Err(e) => failed.push(format!("{name}: {e}")),
         }
     }
     assert!(n > 0, "no cases");
-    println!("{n} cases; worst: latents {:.1e}, levels {} at most, {:.3} on average", worst.0, worst.1, worst.2);
+    println!(
+        "{n} cases; worst: latents {:.1e}, levels {} at most, {:.3} on average",
+        worst.0, worst.1, worst.2
+    );
     assert!(failed.is_empty(), "{} of {n} cases differ:\n{}", failed.len(), failed.join("\n"));
 }

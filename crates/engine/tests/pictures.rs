@@ -96,11 +96,13 @@ fn clip_preprocessing_equals_transformers() {
     let cases: Value = serde_json::from_slice(&bytes("resizes.json")).unwrap();
     let blob = inflated("resizes.bin");
     for case in cases["clip"].as_array().unwrap() {
-        let [i, size, crop, at] = ["source", "size", "crop", "at"].map(|k| case[k].as_u64().unwrap() as usize);
+        let [i, size, crop, at] =
+            ["source", "size", "crop", "at"].map(|k| case[k].as_u64().unwrap() as usize);
         let params = ClipPreprocess { crop, ..ClipPreprocess::new(size) };
         let found = clip_preprocess(&source(&cases["sources"], i), &params);
         assert_eq!(found.len(), 3 * crop * crop);
-        let expected = blob[at..at + found.len() * 4].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+        let expected =
+            blob[at..at + found.len() * 4].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
         let most = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert_eq!(most, 0.0, "{case}");
     }
@@ -209,9 +211,26 @@ fn writing_is_whole_or_not_at_all() {
 #[test]
 fn damaged_files_are_harmless() {
     let names = [
-        "rgb.png", "palette_alpha.png", "text.png", "interlaced.png", "420.jpg", "422_progressive.jpg", "restarts.jpg",
-        "cmyk.jpg", "exif6.jpg", "410.jpg", "lossy.webp", "lossless_alpha.webp", "moving.webp", "one.gif", "moving.gif",
-        "rgb.bmp", "one_bit.bmp", "lzw.tif", "deflate.tif", "l16.tif",
+        "rgb.png",
+        "palette_alpha.png",
+        "text.png",
+        "interlaced.png",
+        "420.jpg",
+        "422_progressive.jpg",
+        "restarts.jpg",
+        "cmyk.jpg",
+        "exif6.jpg",
+        "410.jpg",
+        "lossy.webp",
+        "lossless_alpha.webp",
+        "moving.webp",
+        "one.gif",
+        "moving.gif",
+        "rgb.bmp",
+        "one_bit.bmp",
+        "lzw.tif",
+        "deflate.tif",
+        "l16.tif",
     ];
     let files: Vec<Vec<u8>> = names.iter().map(|n| bytes(n)).collect();
     let limits = Limits { max_pixels: 1 << 20, max_file_bytes: 1 << 20 };

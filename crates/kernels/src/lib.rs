@@ -42,7 +42,9 @@ impl<'a> Weight<'a> {
     /// Views a slice of f32 as weights.
     pub fn from_f32(values: &'a [f32]) -> Self {
         // SAFETY: any f32 is four initialised bytes, and u8 has no alignment.
-        Weight::F32(unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values)) })
+        Weight::F32(unsafe {
+            std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values))
+        })
     }
 
     /// Number of weights.

@@ -70,8 +70,12 @@ impl AdapterShape {
             ));
         }
         let context = two(root.any("ip_adapter.1.to_k_ip.weight")?, "to_k_ip")?.1;
-        if root.at("perceiver_resampler").has("proj_in.weight") || image.has("perceiver_resampler.proj_in.weight") {
-            return Err(root.error("this is a FaceID adapter, which is not supported; use a base, Plus or Full adapter"));
+        if root.at("perceiver_resampler").has("proj_in.weight")
+            || image.has("perceiver_resampler.proj_in.weight")
+        {
+            return Err(root.error(
+                "this is a FaceID adapter, which is not supported; use a base, Plus or Full adapter",
+            ));
         }
         if image.has("latents") {
             let latents = image.any("latents")?.shape();
@@ -91,10 +95,18 @@ impl AdapterShape {
                     "image_proj.proj gives {outputs} numbers and image_proj.norm has {width}, but ip_adapter reads {context}"
                 )));
             }
-            return Ok(AdapterShape { kind: Kind::Base, input, context, tokens: Some(outputs / width), layers });
+            return Ok(AdapterShape {
+                kind: Kind::Base,
+                input,
+                context,
+                tokens: Some(outputs / width),
+                layers,
+            });
         }
         if image.has("proj.0.weight") && image.has("proj.2.weight") {
-            return Err(root.error("this is a FaceID adapter, which is not supported; use a base, Plus or Full adapter"));
+            return Err(root.error(
+                "this is a FaceID adapter, which is not supported; use a base, Plus or Full adapter",
+            ));
         }
         Err(root.error("image_proj.* is of no known kind (base, Plus or Full)"))
     }
@@ -215,7 +227,11 @@ fn load_resampler(image: &Loader, shape: &AdapterShape) -> Result<Projection, Mo
     let latents = image.any("latents")?;
     let (width, queries) = match *latents.shape() {
         [1, q, w] | [q, w] if q > 0 && w > 0 => (w, q),
-        ref s => return Err(image.error(format!("image_proj.latents has shape {s:?}, expected [1, queries, width]"))),
+        ref s => {
+            return Err(
+                image.error(format!("image_proj.latents has shape {s:?}, expected [1, queries, width]"))
+            );
+        }
     };
     let mut layers = Vec::new();
     while image.has(&format!("layers.{}.0.to_q.weight", layers.len())) {
@@ -223,7 +239,8 @@ fn load_resampler(image: &Loader, shape: &AdapterShape) -> Result<Projection, Mo
         let (attention, feed) = (at.at("0"), at.at("1"));
         let inner = attention.any("to_q.weight")?.shape()[0];
         if inner == 0 || inner % HEAD != 0 {
-            return Err(image.error(format!("the resampler's width {inner} is not a multiple of its head width {HEAD}")));
+            return Err(image
+                .error(format!("the resampler's width {inner} is not a multiple of its head width {HEAD}")));
         }
         let middle = feed.any("1.weight")?.shape()[0];
         let kv = attention.stored("to_kv.weight", &[2 * inner, width])?;

@@ -63,7 +63,13 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    pub(crate) fn new(weight: Stored, bias: Option<Vec<f32>>, inputs: usize, outputs: usize, kernel: usize) -> Self {
+    pub(crate) fn new(
+        weight: Stored,
+        bias: Option<Vec<f32>>,
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+    ) -> Self {
         Conv2d { weight, bias, inputs, outputs, kernel }
     }
 
@@ -96,7 +102,9 @@ impl Conv2d {
         upsample: bool,
         residual: Option<&Tensor>,
     ) -> Tensor {
-        let &[batch, height, width, inputs] = x.shape() else { panic!("expected [b, h, w, c], got {:?}", x.shape()) };
+        let &[batch, height, width, inputs] = x.shape() else {
+            panic!("expected [b, h, w, c], got {:?}", x.shape())
+        };
         assert_eq!(inputs, self.inputs, "input channels");
         let weight = self.weight.kernel_view().expect("checked on loading");
         let residual = residual.map(Tensor::data);
@@ -187,7 +195,13 @@ pub fn geglu(x: &Tensor) -> Tensor {
 /// Multi-head attention of `q` [batch, queries, width] over `k`, `v` [batch, keys, width].
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Tensor {
     let mut out = Tensor::zeros(q.shape());
-    attention::attention(shape(q, k, heads, causal, None, None), q.data(), k.data(), v.data(), out.data_mut());
+    attention::attention(
+        shape(q, k, heads, causal, None, None),
+        q.data(),
+        k.data(),
+        v.data(),
+        out.data_mut(),
+    );
     out
 }
 

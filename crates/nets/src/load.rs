@@ -19,7 +19,8 @@ impl<'a> Loader<'a> {
 
     /// One level or several down: `at("resnets.0")`.
     pub fn at(&self, name: impl std::fmt::Display) -> Loader<'a> {
-        let prefix = if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) };
+        let prefix =
+            if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) };
         Loader { weights: self.weights, prefix }
     }
 
@@ -43,7 +44,9 @@ impl<'a> Loader<'a> {
         self.weights.get(&key).ok_or_else(|| {
             let near = nearest(&key, self.weights.keys().map(|k| k.as_ref()));
             let hint = near.map_or("the file holds no tensors".to_owned(), |n| format!("nearest key: {n}"));
-            self.error(format!("the tensor {key} is missing ({hint}); is this file of another model, or incomplete?"))
+            self.error(format!(
+                "the tensor {key} is missing ({hint}); is this file of another model, or incomplete?"
+            ))
         })
     }
 
@@ -74,7 +77,13 @@ impl<'a> Loader<'a> {
     }
 
     /// `name.weight` [outputs, inputs] and, if `bias`, `name.bias`.
-    pub fn linear(&self, name: &str, inputs: usize, outputs: usize, bias: bool) -> Result<Linear, ModelError> {
+    pub fn linear(
+        &self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+    ) -> Result<Linear, ModelError> {
         let at = self.at(name);
         let weight = at.stored("weight", &[outputs, inputs])?;
         let bias = if bias { Some(at.values("bias", &[outputs])?) } else { None };
@@ -82,7 +91,13 @@ impl<'a> Loader<'a> {
     }
 
     /// `name.weight` [outputs, inputs, kernel, kernel] and `name.bias`.
-    pub fn conv(&self, name: &str, inputs: usize, outputs: usize, kernel: usize) -> Result<Conv2d, ModelError> {
+    pub fn conv(
+        &self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+    ) -> Result<Conv2d, ModelError> {
         let at = self.at(name);
         let weight = at.stored("weight", &[outputs, inputs, kernel, kernel])?;
         let bias = if at.has("bias") { Some(at.values("bias", &[outputs])?) } else { None };
@@ -90,9 +105,17 @@ impl<'a> Loader<'a> {
     }
 
     /// `name.weight` and `name.bias` [channels].
-    pub fn group_norm(&self, name: &str, channels: usize, groups: usize, eps: f32) -> Result<GroupNorm, ModelError> {
+    pub fn group_norm(
+        &self,
+        name: &str,
+        channels: usize,
+        groups: usize,
+        eps: f32,
+    ) -> Result<GroupNorm, ModelError> {
         if groups == 0 || channels % groups != 0 {
-            return Err(self.error(format!("{groups} groups do not divide {channels} channels (norm_num_groups)")));
+            return Err(
+                self.error(format!("{groups} groups do not divide {channels} channels (norm_num_groups)"))
+            );
         }
         let at = self.at(name);
         let (gamma, beta) = (at.values("weight", &[channels])?, at.values("bias", &[channels])?);

@@ -84,12 +84,14 @@ impl Tensor {
         *shape.last_mut().expect("checked by channels()") = a + b;
         assert_eq!(self.data.len() / a, other.data.len() / b);
         let mut data = vec![0.0; self.data.len() + other.data.len()];
-        data.par_chunks_mut(a + b).zip(self.data.par_chunks(a)).zip(other.data.par_chunks(b)).with_min_len(64).for_each(
-            |((out, x), y)| {
+        data.par_chunks_mut(a + b)
+            .zip(self.data.par_chunks(a))
+            .zip(other.data.par_chunks(b))
+            .with_min_len(64)
+            .for_each(|((out, x), y)| {
                 out[..a].copy_from_slice(x);
                 out[a..].copy_from_slice(y);
-            },
-        );
+            });
         Tensor { shape, data }
     }
 

@@ -77,7 +77,11 @@ impl Resnet {
             conv1: at.conv("conv1", inputs, outputs, 3)?,
             norm2: at.group_norm("norm2", outputs, groups, EPS)?,
             conv2: at.conv("conv2", outputs, outputs, 3)?,
-            shortcut: if inputs == outputs { None } else { Some(at.conv("conv_shortcut", inputs, outputs, 1)?) },
+            shortcut: if inputs == outputs {
+                None
+            } else {
+                Some(at.conv("conv_shortcut", inputs, outputs, 1)?)
+            },
         })
     }
 
@@ -109,7 +113,13 @@ impl MidAttention {
             ["query", "key", "value", "proj_attn"]
         };
         let [q, k, v, out] = names.map(|n| at.linear(n, channels, channels, true));
-        Ok(MidAttention { norm: at.group_norm("group_norm", channels, groups, EPS)?, q: q?, k: k?, v: v?, out: out? })
+        Ok(MidAttention {
+            norm: at.group_norm("group_norm", channels, groups, EPS)?,
+            q: q?,
+            k: k?,
+            v: v?,
+            out: out?,
+        })
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
@@ -203,8 +213,11 @@ impl Decoder {
                 resnets.push(Resnet::load(&at.at(format!("resnets.{j}")), inputs, width, groups)?);
                 inputs = width;
             }
-            let resize =
-                if i + 1 < widths.len() { Some(at.conv("upsamplers.0.conv", width, width, 3)?) } else { None };
+            let resize = if i + 1 < widths.len() {
+                Some(at.conv("upsamplers.0.conv", width, width, 3)?)
+            } else {
+                None
+            };
             up.push(Level { resnets, resize });
         }
         let last = config.block_out_channels[0];
@@ -278,8 +291,11 @@ impl Encoder {
                 resnets.push(Resnet::load(&at.at(format!("resnets.{j}")), inputs, width, groups)?);
                 inputs = width;
             }
-            let resize =
-                if i + 1 < widths.len() { Some(at.conv("downsamplers.0.conv", width, width, 3)?) } else { None };
+            let resize = if i + 1 < widths.len() {
+                Some(at.conv("downsamplers.0.conv", width, width, 3)?)
+            } else {
+                None
+            };
             down.push(Level { resnets, resize });
         }
         // Mean and logarithm of the variance.
@@ -290,7 +306,11 @@ impl Encoder {
             mid: Mid::load(&at.at("mid_block"), inputs, config)?,
             norm_out: at.group_norm("conv_norm_out", inputs, groups, EPS)?,
             conv_out: at.conv("conv_out", inputs, moments, 3)?,
-            quant: if config.use_quant_conv { Some(root.conv("quant_conv", moments, moments, 1)?) } else { None },
+            quant: if config.use_quant_conv {
+                Some(root.conv("quant_conv", moments, moments, 1)?)
+            } else {
+                None
+            },
         })
     }
 

@@ -69,10 +69,8 @@ fn forward(unet: &UNet, w: &Weights, prefix: &str, injections: &Injections) -> T
         None => panic!("an empty timestep"),
     };
     let pooled = w.get(&key("text_embeds")).map(|_| tensor(w, &key("text_embeds")));
-    let sizes: Vec<[f32; 6]> = w
-        .get(&key("time_ids"))
-        .map(|t| t.to_f32().as_chunks::<6>().0.to_vec())
-        .unwrap_or_default();
+    let sizes: Vec<[f32; 6]> =
+        w.get(&key("time_ids")).map(|t| t.to_f32().as_chunks::<6>().0.to_vec()).unwrap_or_default();
     let added = pooled.as_ref().map(|pooled| Added { pooled, sizes: &sizes });
     let times = unet.times(&[timestep], sample.dim(0), added.as_ref(), None);
     unet.forward(&sample, 0, &times, &unet.text(&tensor(w, &key("context"))), injections)
@@ -122,7 +120,9 @@ fn unet_with_image_tokens_equals_diffusers() {
             .collect();
         let inject = |which: &[usize], weight: f32, key: &str| {
             let mut injections = Injections::default();
-            for (i, site) in unet.sites().iter().enumerate().filter(|(_, s)| key.is_empty() || covers(key, &s.path)) {
+            for (i, site) in
+                unet.sites().iter().enumerate().filter(|(_, s)| key.is_empty() || covers(key, &s.path))
+            {
                 for &a in which {
                     let tokens = adapters[a].0.key_value(i, &adapters[a].1);
                     injections.push(i, Branch { tokens, weight, calls: 0..1, mask: None });
@@ -157,7 +157,8 @@ fn text_towers_equal_transformers() {
             let Some(ids) = w.get(&format!("{part}.ids")) else { continue };
             let folder = model(name).join(part);
             let config: TextConfig = config(&folder.join("config.json"));
-            let net = TextEncoder::load(&config, &Weights::open_component(&folder).expect("weights")).expect("a tower");
+            let net = TextEncoder::load(&config, &Weights::open_component(&folder).expect("weights"))
+                .expect("a tower");
             let rows: Vec<Vec<u32>> =
                 ids.to_f32().chunks(ids.shape()[1]).map(|r| r.iter().map(|v| *v as u32).collect()).collect();
             let out = net.forward(&rows);
@@ -172,7 +173,11 @@ fn text_towers_equal_transformers() {
                 }
             }
             if let Some(projected) = &out.projected {
-                check(&format!("{name} {part} pooled"), projected, &tensor(&w, &format!("{part}.text_embeds")));
+                check(
+                    &format!("{name} {part} pooled"),
+                    projected,
+                    &tensor(&w, &format!("{part}.text_embeds")),
+                );
             }
         }
     }
@@ -183,7 +188,8 @@ fn picture_towers_equal_transformers() {
     for name in ["vit-a", "vit-b"] {
         let w = ladder(&format!("vision-{name}")).expect("a fixture");
         let config: VisionConfig = config(&model(name).join("config.json"));
-        let net = VisionEncoder::load(&config, &Weights::open_component(model(name)).expect("weights")).expect("a tower");
+        let net = VisionEncoder::load(&config, &Weights::open_component(model(name)).expect("weights"))
+            .expect("a tower");
         let pixels = tensor(&w, "pixel_values");
         // The second row of the fixture is a picture of zeros.
         let both = Tensor::stack(&[&last(&pixels), &Tensor::zeros(last(&pixels).shape())]);
@@ -204,7 +210,9 @@ fn autoencoders_equal_diffusers() {
         let decoder = Decoder::load(&config, &weights).expect("a decoder");
         let picture = decoder.forward(&last(&tensor(&w, "decode.latents")));
         check(&format!("{name} decode"), &picture, &last(&tensor(&w, "decode.picture")));
-        let moments = Encoder::load(&config, &weights).expect("an encoder").forward(&last(&tensor(&w, "encode.picture")));
+        let moments = Encoder::load(&config, &weights)
+            .expect("an encoder")
+            .forward(&last(&tensor(&w, "encode.picture")));
         let (mean, logvar) = (last(&tensor(&w, "encode.mean")), last(&tensor(&w, "encode.logvar")));
         check(&format!("{name} encode"), &moments, &mean.concat_channels(&logvar));
     }

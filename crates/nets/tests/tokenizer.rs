@@ -61,7 +61,8 @@ fn published(path: &Path) -> (String, String) {
 
 #[test]
 fn the_published_vocabulary_equals_transformers() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/clip/bpe_simple_vocab_16e6.txt.gz");
+    let source =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data/clip/bpe_simple_vocab_16e6.txt.gz");
     if !source.is_file() {
         println!("SKIPPED: {} is not there; the small vocabulary is tested instead", source.display());
         return;
@@ -88,7 +89,11 @@ fn the_cut_part_is_told() {
 }
 
 /// A folder's files, one of them replaced.
-fn with(folder: &str, name: &str, content: Option<Vec<u8>>) -> Result<Tokenizer, instantstyle_nets::ModelError> {
+fn with(
+    folder: &str,
+    name: &str,
+    content: Option<Vec<u8>>,
+) -> Result<Tokenizer, instantstyle_nets::ModelError> {
     Tokenizer::from_files("damaged", |wanted| {
         Ok(if wanted == name { content.clone() } else { std::fs::read(fixture(folder).join(wanted)).ok() })
     })
@@ -117,13 +122,24 @@ fn faults_are_named() {
         ("old", "vocab.json", Some(b"[]"), "has no vocabulary"),
         ("old", "vocab.json", Some(b"{\"a\": -1}"), "the id of \"a\" is not a number"),
         ("old", "vocab.json", Some(b"{}"), "is not in the vocabulary"),
-        ("old_pad", "tokenizer_config.json", Some(br#"{"added_tokens_decoder": {"x": "y"}}"#), "token id \"x\""),
+        (
+            "old_pad",
+            "tokenizer_config.json",
+            Some(br#"{"added_tokens_decoder": {"x": "y"}}"#),
+            "token id \"x\"",
+        ),
         ("new", "tokenizer.json", Some(b"<html>"), "tokenizer.json: is not valid JSON"),
         ("new", "tokenizer.json", Some(br#"{"model": {"type": "Unigram"}}"#), "is a Unigram tokenizer"),
-        ("new", "tokenizer.json", Some(br#"{"model": {"end_of_word_suffix": "</w>", "vocab": {}}}"#), "no list of merges"),
+        (
+            "new",
+            "tokenizer.json",
+            Some(br#"{"model": {"end_of_word_suffix": "</w>", "vocab": {}}}"#),
+            "no list of merges",
+        ),
     ];
     for (folder, name, content, expected) in cases {
-        let error = with(folder, name, content.map(Vec::from)).err().map(|e| e.to_string()).unwrap_or_default();
+        let error =
+            with(folder, name, content.map(Vec::from)).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(error.contains(expected) && !error.contains('\n'), "{error:?} should contain {expected:?}");
     }
     assert!(Tokenizer::from_dir(fixture("none")).err().unwrap().to_string().contains("no such folder"));
@@ -132,7 +148,12 @@ fn faults_are_named() {
 #[test]
 fn damaged_files_and_texts_are_harmless() {
     let texts: Vec<String> = json("texts.json");
-    let names = [("old", "vocab.json"), ("old", "merges.txt"), ("old_pad", "tokenizer_config.json"), ("new", "tokenizer.json")];
+    let names = [
+        ("old", "vocab.json"),
+        ("old", "merges.txt"),
+        ("old_pad", "tokenizer_config.json"),
+        ("new", "tokenizer.json"),
+    ];
     let mut read = 0;
     for (folder, name) in names {
         let file = std::fs::read(fixture(folder).join(name)).unwrap();

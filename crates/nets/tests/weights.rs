@@ -197,7 +197,8 @@ fn shards_are_joined() {
 
 #[test]
 fn damaged_files_are_harmless() {
-    let names = ["state.safetensors", "state_zip.bin", "state_legacy.bin", "state_protocol4.bin", "adapter.bin"];
+    let names =
+        ["state.safetensors", "state_zip.bin", "state_legacy.bin", "state_protocol4.bin", "adapter.bin"];
     let files: Vec<Vec<u8>> = names.iter().map(|n| std::fs::read(fixture(n)).unwrap()).collect();
     let mut read = 0;
     mutate::survive(&files, 4000, |bytes| {

@@ -41,7 +41,10 @@ fn encode(prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatu
     }
     let missing = || prompts.model.error("has no text_encoder_2 with a projection, which SDXL needs");
     let (mut tokens, mut pooled) = (tokens.ok_or_else(missing)?, pooled.ok_or_else(missing)?);
-    if prompts.guided && prompts.negative.is_none() && prompts.index_flag("force_zeros_for_empty_prompt", true) {
+    if prompts.guided
+        && prompts.negative.is_none()
+        && prompts.index_flag("force_zeros_for_empty_prompt", true)
+    {
         let row = tokens.dim(1) * tokens.dim(2);
         tokens.data_mut()[..row].fill(0.0);
         let row = pooled.channels();

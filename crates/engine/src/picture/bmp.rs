@@ -4,8 +4,12 @@ use super::{Decoded, Limits};
 
 pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, String> {
     const DAMAGED: &str = "the BMP is incomplete or damaged; get it again";
-    let u16_at = |i: usize| bytes.get(i..).and_then(|b| b.first_chunk()).map(|b| u16::from_le_bytes(*b)).ok_or(DAMAGED);
-    let u32_at = |i: usize| bytes.get(i..).and_then(|b| b.first_chunk()).map(|b| u32::from_le_bytes(*b)).ok_or(DAMAGED);
+    let u16_at = |i: usize| {
+        bytes.get(i..).and_then(|b| b.first_chunk()).map(|b| u16::from_le_bytes(*b)).ok_or(DAMAGED)
+    };
+    let u32_at = |i: usize| {
+        bytes.get(i..).and_then(|b| b.first_chunk()).map(|b| u32::from_le_bytes(*b)).ok_or(DAMAGED)
+    };
     let start = u32_at(10)? as usize;
     let head = u32_at(14)? as usize;
     if head < 40 {
@@ -32,7 +36,11 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, String> {
         0 if depth <= 8 => 1 << depth,
         n => n.min(256),
     };
-    let palette = if depth <= 8 { bytes.get(14 + head..).and_then(|b| b.get(..colours * 4)).ok_or(DAMAGED)? } else { &[] };
+    let palette = if depth <= 8 {
+        bytes.get(14 + head..).and_then(|b| b.get(..colours * 4)).ok_or(DAMAGED)?
+    } else {
+        &[]
+    };
     let palette = palette.as_chunks::<4>().0;
     let mut rgb = Vec::with_capacity(width * height * 3);
     for y in 0..height {

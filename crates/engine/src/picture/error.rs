@@ -25,7 +25,8 @@ impl PictureError {
     }
 
     pub(super) fn writing(path: &Path, source: io::Error) -> Self {
-        let message = format!("cannot be written: {source}; check the folder, its permissions and the free space");
+        let message =
+            format!("cannot be written: {source}; check the folder, its permissions and the free space");
         PictureError { path: path.into(), message, writing: true }
     }
 

@@ -4,7 +4,8 @@ use super::{Decoded, Limits, MOVES, exif, flatten};
 use std::io::Cursor;
 
 pub(super) fn webp(bytes: &[u8], limits: &Limits) -> Result<Decoded, String> {
-    let damaged = |e: image_webp::DecodingError| format!("the WebP is incomplete or damaged ({e}); get it again");
+    let damaged =
+        |e: image_webp::DecodingError| format!("the WebP is incomplete or damaged ({e}); get it again");
     let mut decoder = image_webp::WebPDecoder::new(Cursor::new(bytes)).map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     limits.check(width as u64, height as u64)?;
@@ -59,7 +60,9 @@ pub(super) fn gif(bytes: &[u8], limits: &Limits) -> Result<Decoded, String> {
 pub(super) fn tiff(bytes: &[u8], limits: &Limits) -> Result<Decoded, String> {
     use tiff::ColorType::{CMYK, Gray, GrayA, Palette, RGB, RGBA};
     use tiff::decoder::{Decoder, DecodingResult, Limits as TiffLimits};
-    let damaged = |e: tiff::TiffError| format!("the TIFF is incomplete, damaged or of an unusual kind ({e}); save it as PNG");
+    let damaged = |e: tiff::TiffError| {
+        format!("the TIFF is incomplete, damaged or of an unusual kind ({e}); save it as PNG")
+    };
     let mut memory = TiffLimits::default();
     // Eight bytes a pixel: RGBA of 16 bits.
     let bytes_max = usize::try_from(limits.max_pixels.saturating_mul(8)).unwrap_or(usize::MAX);
@@ -75,7 +78,6 @@ pub(super) fn tiff(bytes: &[u8], limits: &Limits) -> Result<Decoded, String> {
     if pixels / 8 > bytes.len().saturating_mul(1100) {
         return Err(format!("the TIFF is incomplete: {} bytes for {width}×{height} pixels", bytes.len()));
     }
-    let inverted = decoder.get_tag_u32(tiff::tags::Tag::PhotometricInterpretation).ok() == Some(0);
     let wide = match decoder.read_image().map_err(damaged)? {
         DecodingResult::U8(v) => v,
         DecodingResult::U16(v) => v.into_iter().map(|v| (v >> 8) as u8).collect(),
@@ -84,7 +86,6 @@ pub(super) fn tiff(bytes: &[u8], limits: &Limits) -> Result<Decoded, String> {
     if decoder.more_images() {
         return Err("the TIFF has several pages; save one as PNG and use that".into());
     }
-    let _ = inverted;
     let rgb: Vec<u8> = match colour {
         Gray(8 | 16) if wide.len() == pixels => wide.iter().flat_map(|l| [*l; 3]).collect(),
         GrayA(8 | 16) if wide.len() == pixels * 2 => {

@@ -105,7 +105,11 @@ impl Picture {
     ///
     /// # Errors
     /// As [`Picture::open`].
-    pub fn decode_within(bytes: &[u8], label: impl AsRef<Path>, limits: &Limits) -> Result<Self, PictureError> {
+    pub fn decode_within(
+        bytes: &[u8],
+        label: impl AsRef<Path>,
+        limits: &Limits,
+    ) -> Result<Self, PictureError> {
         decode(bytes, limits).map_err(|message| PictureError::content(label.as_ref(), message))
     }
 
@@ -175,7 +179,9 @@ fn stranger(bytes: &[u8]) -> String {
     let brand = bytes.get(4..12).and_then(|b| b.strip_prefix(b"ftyp"));
     let what = match brand {
         Some(b"avif" | b"avis") => "an AVIF picture, which is not supported; save it as PNG",
-        Some(b"heic" | b"heix" | b"mif1" | b"msf1") => "a HEIC picture, which is not supported; save it as PNG",
+        Some(b"heic" | b"heix" | b"mif1" | b"msf1") => {
+            "a HEIC picture, which is not supported; save it as PNG"
+        }
         Some(_) => "a video, not a picture; save a frame as PNG",
         None if starts(b"<svg") || starts(b"<?xml") => "a drawing in text form (SVG); save it as PNG",
         None if starts(b"<") => "an HTML page, not a picture; download the picture itself",

@@ -24,7 +24,9 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, String> {
     options.set_ignore_text_chunk(true);
     options.set_ignore_iccp_chunk(true);
     let mut decoder = png::Decoder::new_with_options(Cursor::new(bytes), options);
-    decoder.set_limits(png::Limits { bytes: usize::try_from(limits.max_pixels.saturating_mul(9)).unwrap_or(usize::MAX) });
+    decoder.set_limits(png::Limits {
+        bytes: usize::try_from(limits.max_pixels.saturating_mul(9)).unwrap_or(usize::MAX),
+    });
     // Palettes and 1, 2, 4 bits to 8, colour keys to alpha, 16 bits to the upper byte.
     decoder.set_transformations(png::Transformations::EXPAND | png::Transformations::STRIP_16);
     let mut reader = decoder.read_info().map_err(damaged)?;
@@ -62,9 +64,11 @@ pub fn encode_png(picture: &Picture, text: &[(&str, &str)]) -> Vec<u8> {
     header.extend([8, 2, 0, 0, 0]);
     chunk(&mut out, b"IHDR", &header);
     for (keyword, text) in text {
-        let sound = (1..=79).contains(&keyword.len()) && keyword.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+        let sound =
+            (1..=79).contains(&keyword.len()) && keyword.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
         assert!(sound, "PNG keyword {keyword:?}");
-        let latin: Option<Vec<u8>> = text.chars().map(|c| u8::try_from(c as u32).ok().filter(|b| *b != 0)).collect();
+        let latin: Option<Vec<u8>> =
+            text.chars().map(|c| u8::try_from(c as u32).ok().filter(|b| *b != 0)).collect();
         let mut body = [keyword.as_bytes(), b"\0"].concat();
         match latin {
             Some(latin) => {
@@ -148,7 +152,11 @@ fn chunk(out: &mut Vec<u8>, kind: &[u8; 4], body: &[u8]) {
 ///
 /// # Errors
 /// If the system refuses; nothing is left behind.
-pub fn write_png(path: impl AsRef<Path>, picture: &Picture, text: &[(&str, &str)]) -> Result<(), PictureError> {
+pub fn write_png(
+    path: impl AsRef<Path>,
+    picture: &Picture,
+    text: &[(&str, &str)],
+) -> Result<(), PictureError> {
     write_atomic(path, &encode_png(picture, text))
 }
 
@@ -178,7 +186,9 @@ pub fn png_text(bytes: &[u8], keyword: &str) -> Result<Option<String>, String> {
         if ![&b"tEXt"[..], b"zTXt", b"iTXt"].contains(&kind) {
             continue;
         }
-        let Some(text) = body.strip_prefix(keyword.as_bytes()).and_then(|b| b.strip_prefix(b"\0")) else { continue };
+        let Some(text) = body.strip_prefix(keyword.as_bytes()).and_then(|b| b.strip_prefix(b"\0")) else {
+            continue;
+        };
         let bad = || format!("the text \"{keyword}\" in the PNG is damaged");
         return match kind {
             b"tEXt" => Ok(Some(latin(text))),

@@ -1,7 +1,8 @@
 //! Resampling, to the bit as Pillow's `Image.resize` (`Resample.c`, `Geometry.c`): convolution with a filter whose
-//! support grows when the picture shrinks, horizontally then vertically, with 22-bit fixed-point weights.
+//! support grows when the picture shrinks, in two passes, with 22-bit fixed-point weights.
 
 use super::{Grey, Picture};
+use std::collections::VecDeque;
 use std::ops::Range;
 
 /// How samples are weighted.
@@ -123,16 +124,14 @@ pub(super) fn resize_part<const C: usize>(
             .copied()
             .collect();
     }
-    let same_width = in_w == out_w;
-    let across: Vec<Taps> =
-        if same_width { Vec::new() } else { columns.clone().map(|x| taps(in_w, out_w, filter, x)).collect() };
-    let horizontal = |y: usize, out: &mut [u8]| {
-        let row = &input[y * stride..][..stride];
-        if same_width {
+    let across =
+        (in_w != out_w).then(|| columns.clone().map(|x| taps(in_w, out_w, filter, x)).collect::<Vec<_>>());
+    let horizontal = |row: &[u8], out: &mut [u8]| {
+        let Some(across) = &across else {
             out.copy_from_slice(&row[columns.start * C..columns.end * C]);
             return;
-        }
-        for (pixel, taps) in out.as_chunks_mut::<C>().0.iter_mut().zip(&across) {
+        };
+        for (pixel, taps) in out.as_chunks_mut::<C>().0.iter_mut().zip(across) {
             let mut sums = [1i32 << (BITS - 1); C];
             let samples = row[taps.start * C..].as_chunks::<C>().0;
             for (sample, weight) in samples.iter().zip(&taps.weights) {
@@ -144,48 +143,80 @@ pub(super) fn resize_part<const C: usize>(
         }
     };
     let mut out = vec![0; wide * rows.len()];
+    let lines = out.chunks_mut(wide.max(1));
+    let input = |y: usize| &input[y * stride..][..stride];
     if in_h == out_h {
-        for (y, line) in rows.zip(out.chunks_mut(wide.max(1))) {
-            horizontal(y, line);
+        for (y, line) in rows.zip(lines) {
+            horizontal(input(y), line);
         }
-        return out;
+    } else if in_h > out_h && (in_h - out_h) as i128 > 2 * (in_w as i128 - out_w as i128) {
+        // Since 13.0, Pillow begins vertically where the height shrinks much more than the width.
+        let mut lines = lines;
+        vertical(
+            (in_h, out_h),
+            filter,
+            rows,
+            stride,
+            |y, line| line.copy_from_slice(input(y)),
+            |row| {
+                if let Some(line) = lines.next() {
+                    horizontal(row, line);
+                }
+            },
+        );
+    } else {
+        let mut lines = lines;
+        vertical(
+            (in_h, out_h),
+            filter,
+            rows,
+            wide,
+            |y, line| horizontal(input(y), line),
+            |row| {
+                if let Some(line) = lines.next() {
+                    line.copy_from_slice(row);
+                }
+            },
+        );
     }
-    // Input rows go by once. Each is added to the output rows that it belongs to; these are neighbours and finish in
-    // order, so only a window of them is open at a time.
-    struct Open {
-        row: usize,
-        taps: Taps,
-        sums: Vec<i32>,
-    }
-    let mut open: std::collections::VecDeque<Open> = Default::default();
-    let mut next = rows.start;
+    out
+}
+
+/// The vertical pass: `read` gives input rows, `done` gets the output rows in order. Input rows go by once. Each is
+/// added to the output rows that it belongs to; these are neighbours and finish in order, so only a window of them is
+/// open at a time.
+fn vertical(
+    (in_h, out_h): (usize, usize),
+    filter: Filter,
+    rows: Range<usize>,
+    wide: usize,
+    mut read: impl FnMut(usize, &mut [u8]),
+    mut done: impl FnMut(&[u8]),
+) {
+    let mut open: VecDeque<(Taps, Vec<i32>)> = VecDeque::new();
+    let mut waiting = rows.map(|row| taps(in_h, out_h, filter, row)).peekable();
     let mut line = vec![0u8; wide];
-    let mut pending = (next < rows.end).then(|| taps(in_h, out_h, filter, next));
-    let mut y = pending.as_ref().map_or(0, |t| t.start);
-    while y < in_h && (pending.is_some() || !open.is_empty()) {
-        while let Some(taps_next) = pending.take_if(|t| t.start <= y) {
-            open.push_back(Open { row: next, taps: taps_next, sums: vec![1 << (BITS - 1); wide] });
-            next += 1;
-            pending = (next < rows.end).then(|| taps(in_h, out_h, filter, next));
+    let mut y = waiting.peek().map_or(in_h, |t| t.start);
+    while y < in_h && (waiting.peek().is_some() || !open.is_empty()) {
+        while let Some(taps) = waiting.next_if(|t| t.start <= y) {
+            open.push_back((taps, vec![1 << (BITS - 1); wide]));
         }
-        horizontal(y, &mut line);
-        for part in &mut open {
-            if let Some(&weight) = part.taps.weights.get(y - part.taps.start) {
-                for (sum, value) in part.sums.iter_mut().zip(&line) {
+        read(y, &mut line);
+        for (taps, sums) in &mut open {
+            if let Some(&weight) = taps.weights.get(y - taps.start) {
+                for (sum, value) in sums.iter_mut().zip(&line) {
                     *sum = sum.wrapping_add(*value as i32 * weight);
                 }
             }
         }
         y += 1;
-        while let Some(done) = open.front().filter(|p| y >= p.taps.start + p.taps.weights.len()) {
-            let at = (done.row - rows.start) * wide;
-            for (o, sum) in out[at..at + wide].iter_mut().zip(&done.sums) {
+        while let Some((_, sums)) = open.pop_front_if(|(t, _)| y >= t.start + t.weights.len()) {
+            for (o, sum) in line.iter_mut().zip(&sums) {
                 *o = clip(*sum);
             }
-            open.pop_front();
+            done(&line);
         }
     }
-    out
 }
 
 /// The input sample of each output sample; the position is summed up step by step, as Pillow does.

@@ -206,11 +206,15 @@ impl Request {
         let mut head = [0u8; 8];
         let read = std::fs::File::open(path).and_then(|mut f| std::io::Read::read(&mut f, &mut head));
         read.map_err(|e| Error::file(path, e.to_string()))?;
-        let base = std::path::absolute(path).ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default();
+        let base =
+            std::path::absolute(path).ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default();
         if head == *b"\x89PNG\r\n\x1a\n" {
             let text = crate::picture::read_png_text(path, "instantstyle")?;
             let text = text.ok_or_else(|| {
-                Error::file(path, "is a picture without a request in it; only pictures made by instantstyle carry one")
+                Error::file(
+                    path,
+                    "is a picture without a request in it; only pictures made by instantstyle carry one",
+                )
             })?;
             return Self::from_json(&text, &base);
         }
@@ -218,7 +222,8 @@ impl Request {
             return Err(Error::file(path, format!("has {size} bytes; a job has at most {MAX_JOB_BYTES}")));
         }
         let bytes = std::fs::read(path).map_err(|e| Error::file(path, e.to_string()))?;
-        let text = String::from_utf8(bytes).map_err(|_| Error::file(path, "is neither JSON text nor a PNG"))?;
+        let text =
+            String::from_utf8(bytes).map_err(|_| Error::file(path, "is neither JSON text nor a PNG"))?;
         Self::from_json(&text, &base)
     }
 
@@ -242,7 +247,10 @@ pub fn parse_inject(text: &str) -> Result<Inject, Error> {
     }
     let wrong = || {
         let names: Vec<&str> = PRESETS.iter().map(|p| p.0).collect();
-        Error::request("inject", format!("is \"{text}\"; expected {} or path=weight,path=weight", names.join(", ")))
+        Error::request(
+            "inject",
+            format!("is \"{text}\"; expected {} or path=weight,path=weight", names.join(", ")),
+        )
     };
     text.split(',')
         .map(|part| {

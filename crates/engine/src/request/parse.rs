@@ -135,9 +135,10 @@ impl Fields {
         match self.take(key) {
             None => Ok(None),
             Some(Json::Text(t)) if t.len() <= MAX_TEXT_BYTES && !t.contains('\0') => Ok(Some(t)),
-            Some(Json::Text(_)) => {
-                Err(Error::request(self.at(key), format!("is longer than {MAX_TEXT_BYTES} bytes, or holds a NUL")))
-            }
+            Some(Json::Text(_)) => Err(Error::request(
+                self.at(key),
+                format!("is longer than {MAX_TEXT_BYTES} bytes, or holds a NUL"),
+            )),
             Some(v) => Err(self.wrong(key, &v, "a text in quotes")),
         }
     }
@@ -153,7 +154,9 @@ impl Fields {
     fn whole(&mut self, key: &str, least: u64, most: u64) -> Result<Option<u64>, Error> {
         match self.take(key) {
             None => Ok(None),
-            Some(Json::Number(n)) if n.as_u64().is_some_and(|n| (least..=most).contains(&n)) => Ok(n.as_u64()),
+            Some(Json::Number(n)) if n.as_u64().is_some_and(|n| (least..=most).contains(&n)) => {
+                Ok(n.as_u64())
+            }
             Some(v) => Err(self.wrong(key, &v, &format!("a whole number from {least} to {most}"))),
         }
     }
@@ -161,7 +164,9 @@ impl Fields {
     fn number(&mut self, key: &str, least: f64, most: f64) -> Result<Option<f64>, Error> {
         match self.take(key) {
             None => Ok(None),
-            Some(Json::Number(n)) if n.as_f64().is_some_and(|n| (least..=most).contains(&n)) => Ok(n.as_f64()),
+            Some(Json::Number(n)) if n.as_f64().is_some_and(|n| (least..=most).contains(&n)) => {
+                Ok(n.as_f64())
+            }
             Some(v) => Err(self.wrong(key, &v, &format!("a number from {least} to {most}"))),
         }
     }
@@ -192,22 +197,50 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 const FIELDS: &[&str] = &[
-    "model", "precision", "device", "prompt", "negative_prompt", "width", "height", "count", "seed", "steps", "guidance",
-    "guidance_rescale", "clip_skip", "sampler", "references",
+    "model",
+    "precision",
+    "device",
+    "prompt",
+    "negative_prompt",
+    "width",
+    "height",
+    "count",
+    "seed",
+    "steps",
+    "guidance",
+    "guidance_rescale",
+    "clip_skip",
+    "sampler",
+    "references",
 ];
 const REFERENCE_FIELDS: &[&str] = &[
-    "image", "adapter", "image_encoder", "text_encoder", "inject", "weight", "subtract", "mask", "start", "end",
+    "image",
+    "adapter",
+    "image_encoder",
+    "text_encoder",
+    "inject",
+    "weight",
+    "subtract",
+    "mask",
+    "start",
+    "end",
 ];
 
 pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
     let json: Json = serde_json::from_str(text).map_err(|e| {
         let lower = text.to_ascii_lowercase();
-        let hint = if lower.contains("nan") || lower.contains("infinity") { " (NaN and Infinity are not JSON)" } else { "" };
+        let hint = if lower.contains("nan") || lower.contains("infinity") {
+            " (NaN and Infinity are not JSON)"
+        } else {
+            ""
+        };
         Error::request("request", format!("is not valid JSON: {e}{hint}"))
     })?;
     let mut f = Fields::new("", json, FIELDS)?;
     let model = match f.text("model")? {
-        Some(m) if m.is_empty() => return Err(Error::request("model", "is empty, expected a folder or \"embedded\"")),
+        Some(m) if m.is_empty() => {
+            return Err(Error::request("model", "is empty, expected a folder or \"embedded\""));
+        }
         Some(m) => Some(resolve(&m, base).to_string_lossy().into_owned()),
         None => None,
     };
@@ -217,14 +250,22 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
         Some("f32") => Some(Precision::F32),
         Some("bf16") => Some(Precision::Bf16),
         Some("f16") => Some(Precision::F16),
-        Some(other) => return Err(Error::request("precision", format!("is \"{other}\", expected auto, f32, bf16 or f16"))),
+        Some(other) => {
+            return Err(Error::request(
+                "precision",
+                format!("is \"{other}\", expected auto, f32, bf16 or f16"),
+            ));
+        }
     };
     let device = f.text("device")?.map(|d| device(&d)).transpose()?;
     let sampler = f.text("sampler")?;
     if let Some(name) = &sampler {
         if !SAMPLERS.iter().any(|s| s.name == name) {
             let names: Vec<&str> = SAMPLERS.iter().map(|s| s.name).collect();
-            return Err(Error::request("sampler", format!("is \"{name}\", expected one of {}", names.join(", "))));
+            return Err(Error::request(
+                "sampler",
+                format!("is \"{name}\", expected one of {}", names.join(", ")),
+            ));
         }
     }
     let seed = f.whole("seed", 0, i64::MAX as u64)?;
@@ -236,7 +277,9 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
             .enumerate()
             .map(|(i, r)| reference(&format!("references[{i}]"), r, base))
             .collect::<Result<_, _>>()?,
-        Some(v) => return Err(f.wrong("references", &v, &format!("a list of at most {MAX_REFERENCES} references"))),
+        Some(v) => {
+            return Err(f.wrong("references", &v, &format!("a list of at most {MAX_REFERENCES} references")));
+        }
     };
     Ok(Request {
         model,
@@ -262,17 +305,19 @@ fn device(text: &str) -> Result<Device, Error> {
         "auto" => Ok(Device::Auto),
         "cpu" => Ok(Device::Cpu),
         "metal" => Ok(Device::Metal),
-        other => other
-            .strip_prefix("cuda:")
-            .and_then(|n| n.parse().ok())
-            .map(Device::Cuda)
-            .ok_or_else(|| Error::request("device", format!("is \"{other}\", expected auto, cpu, cuda:0 or metal"))),
+        other => {
+            other.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Device::Cuda).ok_or_else(|| {
+                Error::request("device", format!("is \"{other}\", expected auto, cpu, cuda:0 or metal"))
+            })
+        }
     }
 }
 
 fn reference(path: &str, json: Json, base: &Path) -> Result<Reference, Error> {
     let mut f = Fields::new(path, json, REFERENCE_FIELDS)?;
-    let image = f.path("image", base)?.ok_or_else(|| Error::request(f.at("image"), "is needed: the style picture"))?;
+    let image = f
+        .path("image", base)?
+        .ok_or_else(|| Error::request(f.at("image"), "is needed: the style picture"))?;
     let mut r = Reference::new(image);
     r.adapter = f.path("adapter", base)?;
     r.image_encoder = f.path("image_encoder", base)?;
@@ -296,7 +341,9 @@ fn reference(path: &str, json: Json, base: &Path) -> Result<Reference, Error> {
     if let Some(json) = f.take("subtract") {
         let mut s = Fields::new(&f.at("subtract"), json, &["text", "scale"])?;
         let text = s.text("text")?;
-        let text = text.ok_or_else(|| Error::request(s.at("text"), "is needed: what the reference shows, e.g. \"a rabbit\""))?;
+        let text = text.ok_or_else(|| {
+            Error::request(s.at("text"), "is needed: what the reference shows, e.g. \"a rabbit\"")
+        })?;
         r.subtract = Some(Subtract { text, scale: s.number("scale", -10.0, 10.0)? });
     }
     Ok(r)
@@ -304,7 +351,10 @@ fn reference(path: &str, json: Json, base: &Path) -> Result<Reference, Error> {
 
 fn inject_choices() -> String {
     let names: Vec<String> = PRESETS.iter().map(|p| format!("\"{}\"", p.0)).collect();
-    format!("{} or an object of parts and weights, e.g. {{\"up_blocks.0.attentions.1\": 1.0}}", names.join(", "))
+    format!(
+        "{} or an object of parts and weights, e.g. {{\"up_blocks.0.attentions.1\": 1.0}}",
+        names.join(", ")
+    )
 }
 
 fn blocks(path: &str, map: Vec<(String, Json)>) -> Result<Vec<(String, f64)>, Error> {
@@ -314,16 +364,25 @@ fn blocks(path: &str, map: Vec<(String, Json)>) -> Result<Vec<(String, f64)>, Er
     let mut out: Vec<(String, f64)> = Vec::new();
     for (key, value) in map {
         let sound = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-        if key.is_empty() || key.len() > 200 || !key.split('.').all(|part| !part.is_empty() && part.chars().all(sound)) {
+        if key.is_empty()
+            || key.len() > 200
+            || !key.split('.').all(|part| !part.is_empty() && part.chars().all(sound))
+        {
             let key: String = key.chars().take(60).collect();
-            return Err(Error::request(path, format!("\"{key}\" is not a path of the UNet, e.g. up_blocks.0.attentions.1")));
+            return Err(Error::request(
+                path,
+                format!("\"{key}\" is not a path of the UNet, e.g. up_blocks.0.attentions.1"),
+            ));
         }
         let weight = match &value {
             Json::Number(n) => n.as_f64().filter(|w| (-10.0..=10.0).contains(w)),
             _ => None,
         };
         let weight = weight.ok_or_else(|| {
-            Error::request(format!("{path}.{key}"), format!("is {}, expected a number from -10 to 10", value.shown()))
+            Error::request(
+                format!("{path}.{key}"),
+                format!("is {}, expected a number from -10 to 10", value.shown()),
+            )
         })?;
         if out.iter().any(|(k, _)| *k == key) {
             return Err(Error::request(format!("{path}.{key}"), "is given twice"));

@@ -36,8 +36,16 @@ fn faults_name_the_field_and_what_is_allowed() {
         (r#"{"device":"tpu"}"#, "device", "cuda:0"),
         (r#"{"references":[{}]}"#, "references[0].image", "needed"),
         (r#"{"references":[{"image":"a","inject":"styl"}]}"#, "references[0].inject", "style+layout"),
-        (r#"{"references":[{"image":"a","inject":{"up blocks":1}}]}"#, "references[0].inject", "path of the UNet"),
-        (r#"{"references":[{"image":"a","inject":{"mid_block":"1"}}]}"#, "references[0].inject.mid_block", "-10 to 10"),
+        (
+            r#"{"references":[{"image":"a","inject":{"up blocks":1}}]}"#,
+            "references[0].inject",
+            "path of the UNet",
+        ),
+        (
+            r#"{"references":[{"image":"a","inject":{"mid_block":"1"}}]}"#,
+            "references[0].inject.mid_block",
+            "-10 to 10",
+        ),
         (r#"{"references":[{"image":"a","start":0.9,"end":0.1}]}"#, "references[0].start", "after end"),
         (r#"{"references":[{"image":"a","subtract":{"scale":1}}]}"#, "references[0].subtract.text", "needed"),
         (r#"{"references":[{"image":"a","weigth":1}]}"#, "references[0].weigth", "did you mean weight"),

@@ -48,7 +48,9 @@ impl SchedulerConfig {
                 Some("epsilon") => Prediction::Epsilon,
                 Some("v_prediction") => Prediction::V,
                 Some("sample" | "original_sample") => Prediction::Sample,
-                _ => return Err(SamplerError::field("prediction_type", v, "epsilon, v_prediction or sample")),
+                _ => {
+                    return Err(SamplerError::field("prediction_type", v, "epsilon, v_prediction or sample"));
+                }
             },
         };
         let train_timesteps = match json.get("num_train_timesteps") {
@@ -60,7 +62,11 @@ impl SchedulerConfig {
         };
         for key in ["use_flow_sigmas", "use_beta_sigmas", "use_dynamic_shifting"] {
             if json.get(key).and_then(Value::as_bool) == Some(true) {
-                return Err(SamplerError::field(key, &Value::Bool(true), "false; this option is not supported"));
+                return Err(SamplerError::field(
+                    key,
+                    &Value::Bool(true),
+                    "false; this option is not supported",
+                ));
             }
         }
         Ok(SchedulerConfig { json, prediction, train_timesteps })
@@ -85,7 +91,9 @@ impl SchedulerConfig {
     pub(super) fn number(&self, key: &str, default: f64) -> Result<f64, SamplerError> {
         match self.json.get(key) {
             None => Ok(default),
-            Some(v) => v.as_f64().filter(|n| n.is_finite()).ok_or_else(|| SamplerError::field(key, v, "a number")),
+            Some(v) => {
+                v.as_f64().filter(|n| n.is_finite()).ok_or_else(|| SamplerError::field(key, v, "a number"))
+            }
         }
     }
 

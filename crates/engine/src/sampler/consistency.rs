@@ -15,7 +15,9 @@ fn subset(c: &SchedulerConfig, steps: usize) -> Result<Vec<f64>, SamplerError> {
     let original = c.number("original_inference_steps", 50.0)?;
     let train = c.train_timesteps();
     if original < 1.0 || original > train as f64 {
-        return Err(SamplerError::Config(format!("original_inference_steps is {original}, expected 1 to {train}")));
+        return Err(SamplerError::Config(format!(
+            "original_inference_steps is {original}, expected 1 to {train}"
+        )));
     }
     let original = original as usize;
     if steps > original {
@@ -62,7 +64,8 @@ impl Sampler for Lcm {
         let out = scaled / (scaled * scaled + SIGMA_DATA * SIGMA_DATA).sqrt();
         let p = self.prediction;
         let (alpha, sigma) = (a.sqrt(), (1.0 - a).sqrt());
-        let mut clean: Vec<f64> = output.iter().zip(sample.iter()).map(|(o, x)| p.clean(*o, *x, alpha, sigma)).collect();
+        let mut clean: Vec<f64> =
+            output.iter().zip(sample.iter()).map(|(o, x)| p.clean(*o, *x, alpha, sigma)).collect();
         self.clip.apply(&mut clean);
         let noise = next.map(|_| rng.normal_f32(sample.len()));
         for (p, (x, c)) in sample.iter_mut().zip(&clean).enumerate() {

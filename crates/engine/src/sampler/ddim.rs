@@ -54,9 +54,11 @@ impl Sampler for Ddim {
         let to = if before >= 0 { self.alphas.at(before) } else { self.last };
         let (alpha, sigma) = (a.sqrt(), (1.0 - a).sqrt());
         let p = self.prediction;
-        let mut clean: Vec<f64> = output.iter().zip(sample.iter()).map(|(o, x)| p.clean(*o, *x, alpha, sigma)).collect();
+        let mut clean: Vec<f64> =
+            output.iter().zip(sample.iter()).map(|(o, x)| p.clean(*o, *x, alpha, sigma)).collect();
         // The noise comes from the prediction before clipping, except where the prediction is the clean sample.
-        let noise: Vec<f64> = output.iter().zip(sample.iter()).map(|(o, x)| p.noise(*o, *x, alpha, sigma)).collect();
+        let noise: Vec<f64> =
+            output.iter().zip(sample.iter()).map(|(o, x)| p.noise(*o, *x, alpha, sigma)).collect();
         self.clip.apply(&mut clean);
         for ((x, c), n) in sample.iter_mut().zip(&clean).zip(&noise) {
             *x = (to.sqrt() * c + (1.0 - to).sqrt() * n) as f32;
@@ -92,7 +94,11 @@ impl Ddpm {
             "fixed_large" => Variance::Large,
             "fixed_large_log" => Variance::LargeLog,
             other => {
-                return Err(SamplerError::field("variance_type", &Value::from(other), "fixed_small, fixed_small_log or fixed_large"));
+                return Err(SamplerError::field(
+                    "variance_type",
+                    &Value::from(other),
+                    "fixed_small, fixed_small_log or fixed_large",
+                ));
             }
         };
         Ok(Ddpm { timesteps, alphas, prediction: c.prediction_type(), clip: Clip::new(c, true)?, variance })
@@ -111,9 +117,11 @@ impl Sampler for Ddpm {
         let (current, beta) = (a / before, 1.0 - a / before);
         let p = self.prediction;
         let (alpha, sigma) = (a.sqrt(), (1.0 - a).sqrt());
-        let mut clean: Vec<f64> = output.iter().zip(sample.iter()).map(|(o, x)| p.clean(*o, *x, alpha, sigma)).collect();
+        let mut clean: Vec<f64> =
+            output.iter().zip(sample.iter()).map(|(o, x)| p.clean(*o, *x, alpha, sigma)).collect();
         self.clip.apply(&mut clean);
-        let (of_clean, of_sample) = (before.sqrt() * beta / (1.0 - a), current.sqrt() * (1.0 - before) / (1.0 - a));
+        let (of_clean, of_sample) =
+            (before.sqrt() * beta / (1.0 - a), current.sqrt() * (1.0 - before) / (1.0 - a));
         let small = ((1.0 - before) / (1.0 - a) * beta).max(1e-20);
         let deviation = match self.variance {
             Variance::Small | Variance::SmallLog => small.sqrt(),

@@ -54,7 +54,8 @@ pub(super) fn schedule(
         let rounds = if unipc {
             curve == Curve::Karras
         } else {
-            curve != Curve::Exponential && c.word("beta_schedule", PLAIN.beta_schedule)? != "squaredcos_cap_v2"
+            curve != Curve::Exponential
+                && c.word("beta_schedule", PLAIN.beta_schedule)? != "squaredcos_cap_v2"
         };
         // Whole numbers in any case: rounded, or cut.
         timesteps.iter_mut().for_each(|t| *t = if rounds { t.round_ties_even() } else { t.trunc() });
@@ -63,7 +64,9 @@ pub(super) fn schedule(
         "zero" => 0.0,
         "sigma_min" if unipc && curve != Curve::Timesteps => *sigmas.last().expect("at least one step"),
         "sigma_min" => all[0],
-        other => return Err(SamplerError::field("final_sigmas_type", &Value::from(other), "zero or sigma_min")),
+        other => {
+            return Err(SamplerError::field("final_sigmas_type", &Value::from(other), "zero or sigma_min"));
+        }
     };
     sigmas.push(end);
     sigmas.iter_mut().for_each(|s| *s = *s as f32 as f64);
@@ -76,7 +79,11 @@ impl Multistep {
             "dpmsolver++" | "deis" => false,
             "sde-dpmsolver++" => true,
             other => {
-                return Err(SamplerError::field("algorithm_type", &Value::from(other), "dpmsolver++ or sde-dpmsolver++"));
+                return Err(SamplerError::field(
+                    "algorithm_type",
+                    &Value::from(other),
+                    "dpmsolver++ or sde-dpmsolver++",
+                ));
             }
         };
         let midpoint = match c.word("solver_type", "midpoint")? {
@@ -141,7 +148,8 @@ impl Sampler for Multistep {
         let (alpha, sigma, lambda) = preserving(self.sigmas[i + 1]);
         let h = lambda - lambda_s;
         // What is left of the old sample, and the weight of the clean latents; twice h where noise is added.
-        let (keep, decay) = if self.stochastic { (sigma / sigma_s * (-h).exp(), -2.0 * h) } else { (sigma / sigma_s, -h) };
+        let (keep, decay) =
+            if self.stochastic { (sigma / sigma_s * (-h).exp(), -2.0 * h) } else { (sigma / sigma_s, -h) };
         let weight = -alpha * decay.exp_m1();
         let fresh = if self.stochastic { sigma * (1.0 - (-2.0 * h).exp()).max(0.0).sqrt() } else { 0.0 };
         let lambda_at = |k: usize| preserving(self.sigmas[i - k]).2;
@@ -162,7 +170,8 @@ impl Sampler for Multistep {
                 // With d = −h, or −2h where noise is added.
                 let e = decay.exp_m1();
                 let half = if self.stochastic { -0.5 } else { 0.5 };
-                x += alpha * (1.0 - e / decay) * slope + alpha * ((decay - e) / (decay * decay) + half) * bend;
+                x +=
+                    alpha * (1.0 - e / decay) * slope + alpha * ((decay - e) / (decay * decay) + half) * bend;
             }
             if self.stochastic {
                 x += fresh * noise[p] as f64;

@@ -22,11 +22,18 @@ impl Euler {
         match c.word("final_sigmas_type", "zero")? {
             "zero" => {}
             "sigma_min" => *schedule.sigmas.last_mut().expect("has the end") = all[0],
-            other => return Err(SamplerError::field("final_sigmas_type", &Value::from(other), "zero or sigma_min")),
+            other => {
+                return Err(SamplerError::field(
+                    "final_sigmas_type",
+                    &Value::from(other),
+                    "zero or sigma_min",
+                ));
+            }
         }
         if c.word("timestep_type", "discrete")? == "continuous" && c.prediction_type() == Prediction::V {
             // EDM networks take a quarter of the logarithm of sigma.
-            schedule.timesteps = schedule.sigmas[..steps].iter().map(|s| (0.25 * s.ln()) as f32 as f64).collect();
+            schedule.timesteps =
+                schedule.sigmas[..steps].iter().map(|s| (0.25 * s.ln()) as f32 as f64).collect();
         }
         schedule.timesteps.iter_mut().for_each(|t| *t = *t as f32 as f64);
         Ok(Euler { schedule, prediction: c.prediction_type() })

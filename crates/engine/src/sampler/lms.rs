@@ -24,14 +24,19 @@ impl Lms {
     /// The integral over the step of the Lagrange polynomial of derivative `k` among `order`.
     fn coefficient(&self, order: usize, i: usize, k: usize) -> f64 {
         // Gauss–Legendre with four points is exact for these polynomials of degree 3 at most.
-        const NODES: [(f64, f64); 2] =
-            [(0.339_981_043_584_856_26, 0.652_145_154_862_546_2), (0.861_136_311_594_052_6, 0.347_854_845_137_453_85)];
+        const NODES: [(f64, f64); 2] = [
+            (0.339_981_043_584_856_26, 0.652_145_154_862_546_2),
+            (0.861_136_311_594_052_6, 0.347_854_845_137_453_85),
+        ];
         let s = &self.schedule.sigmas;
         let lagrange = |tau: f64| -> f64 {
             (0..order).filter(|j| *j != k).map(|j| (tau - s[i - j]) / (s[i - k] - s[i - j])).product()
         };
         let (middle, half) = ((s[i] + s[i + 1]) / 2.0, (s[i + 1] - s[i]) / 2.0);
-        half * NODES.iter().map(|(x, w)| w * (lagrange(middle + half * x) + lagrange(middle - half * x))).sum::<f64>()
+        half * NODES
+            .iter()
+            .map(|(x, w)| w * (lagrange(middle + half * x) + lagrange(middle - half * x)))
+            .sum::<f64>()
     }
 }
 
@@ -50,8 +55,10 @@ impl Sampler for Lms {
 
     fn step(&mut self, i: usize, output: &[f32], sample: &mut Vec<f32>, _: &mut TorchRng) {
         let sigma = self.schedule.sigmas[i];
-        let derivative =
-            output.iter().zip(sample.iter()).map(|(o, x)| (*x as f64 - self.prediction.denoised(*o, *x, sigma)) / sigma);
+        let derivative = output
+            .iter()
+            .zip(sample.iter())
+            .map(|(o, x)| (*x as f64 - self.prediction.denoised(*o, *x, sigma)) / sigma);
         self.derivatives.insert(0, derivative.collect());
         self.derivatives.truncate(ORDER);
         let order = (i + 1).min(ORDER);

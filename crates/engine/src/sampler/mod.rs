@@ -60,7 +60,11 @@ pub const SAMPLERS: &[SamplerInfo] = &[
     row("ddim", "DDIMScheduler", "DDIM, deterministic"),
     row("dpmpp_2m", "DPMSolverMultistepScheduler", "DPM-Solver++ (2M): good in 20 to 30 steps"),
     row("dpmpp_2m_karras", "DPMSolverMultistepScheduler", "DPM-Solver++ (2M) on Karras' sigmas"),
-    row("dpmpp_2m_sde_karras", "DPMSolverMultistepScheduler", "stochastic DPM-Solver++ (2M) on Karras' sigmas"),
+    row(
+        "dpmpp_2m_sde_karras",
+        "DPMSolverMultistepScheduler",
+        "stochastic DPM-Solver++ (2M) on Karras' sigmas",
+    ),
     row("unipc", "UniPCMultistepScheduler", "UniPC: good in 10 to 20 steps"),
     row("heun", "HeunDiscreteScheduler", "Heun's method: two model calls a step"),
     row("lms", "LMSDiscreteScheduler", "linear multistep"),
@@ -93,7 +97,11 @@ pub trait Sampler: Send {
 ///
 /// # Errors
 /// If there is no such sampler, or it cannot take the configuration or the number of steps.
-pub fn build(name: Option<&str>, config: &SchedulerConfig, steps: usize) -> Result<Box<dyn Sampler>, SamplerError> {
+pub fn build(
+    name: Option<&str>,
+    config: &SchedulerConfig,
+    steps: usize,
+) -> Result<Box<dyn Sampler>, SamplerError> {
     let train = config.train_timesteps();
     if steps == 0 || steps > train {
         return Err(SamplerError::Steps(format!("steps is {steps}, but must lie between 1 and {train}")));
@@ -110,7 +118,12 @@ pub fn build(name: Option<&str>, config: &SchedulerConfig, steps: usize) -> Resu
     let class = match name {
         Some(name) => match SAMPLERS.iter().find(|s| s.name == name) {
             Some(row) => row.class,
-            None => return Err(SamplerError::Unknown(format!("there is no sampler \"{name}\"; known: {}", known()))),
+            None => {
+                return Err(SamplerError::Unknown(format!(
+                    "there is no sampler \"{name}\"; known: {}",
+                    known()
+                )));
+            }
         },
         None => config.class_name().unwrap_or("EulerDiscreteScheduler"),
     };
@@ -174,7 +187,9 @@ impl Prediction {
     /// Refuses what a class cannot do.
     fn not_sample(self, class: &str) -> Result<Self, SamplerError> {
         if self == Prediction::Sample {
-            return Err(SamplerError::Config(format!("prediction_type \"sample\" does not work with {class}; choose another sampler")));
+            return Err(SamplerError::Config(format!(
+                "prediction_type \"sample\" does not work with {class}; choose another sampler"
+            )));
         }
         Ok(self)
     }
@@ -215,7 +230,8 @@ impl Clip {
         if let Some((ratio, most)) = self.threshold {
             let mut sizes: Vec<f64> = x.iter().map(|v| v.abs()).collect();
             sizes.sort_by(f64::total_cmp);
-            let s = schedule::interpolate(&sizes, ratio * (sizes.len() - 1) as f64).max(1.0).min(most.max(1.0));
+            let s =
+                schedule::interpolate(&sizes, ratio * (sizes.len() - 1) as f64).max(1.0).min(most.max(1.0));
             x.iter_mut().for_each(|v| *v = v.clamp(-s, s) / s);
         }
     }

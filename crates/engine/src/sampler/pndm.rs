@@ -38,7 +38,9 @@ impl Pndm {
             (t, 0)
         } else {
             if steps < WARM_UP {
-                return Err(SamplerError::Steps(format!("pndm with Runge–Kutta steps needs at least {WARM_UP} steps, not {steps}")));
+                return Err(SamplerError::Steps(format!(
+                    "pndm with Runge–Kutta steps needs at least {WARM_UP} steps, not {steps}"
+                )));
             }
             // Each of the first steps in halves; the inner points twice.
             let half = (stride / 2) as f64;
@@ -75,7 +77,11 @@ impl Pndm {
             Prediction::V => alpha * o + sigma * x as f64,
             _ => o,
         };
-        sample.iter().zip(output).map(|(x, o)| (scale * *x as f64 - (b - a) * noise(*o, *x) / divisor) as f32).collect()
+        sample
+            .iter()
+            .zip(output)
+            .map(|(x, o)| (scale * *x as f64 - (b - a) * noise(*o, *x) / divisor) as f32)
+            .collect()
     }
 
     fn runge_kutta(&mut self, i: usize, output: &[f64], sample: &mut Vec<f32>) {
@@ -141,6 +147,10 @@ impl Sampler for Pndm {
 
     fn step(&mut self, i: usize, output: &[f32], sample: &mut Vec<f32>, _: &mut TorchRng) {
         let output: Vec<f64> = output.iter().map(|v| *v as f64).collect();
-        if i < self.warm_up { self.runge_kutta(i, &output, sample) } else { self.multistep(i, &output, sample) }
+        if i < self.warm_up {
+            self.runge_kutta(i, &output, sample)
+        } else {
+            self.multistep(i, &output, sample)
+        }
     }
 }

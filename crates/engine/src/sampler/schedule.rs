@@ -31,7 +31,10 @@ impl Alphas {
             (Some(Value::Array(list)), _) => {
                 let betas: Vec<f32> = list.iter().filter_map(|v| v.as_f64().map(|v| v as f32)).collect();
                 if betas.len() != n {
-                    return Err(SamplerError::Config(format!("trained_betas has {} numbers for {n} timesteps", betas.len())));
+                    return Err(SamplerError::Config(format!(
+                        "trained_betas has {} numbers for {n} timesteps",
+                        betas.len()
+                    )));
                 }
                 betas
             }
@@ -46,7 +49,11 @@ impl Alphas {
                 (0..n).map(|i| (1.0 - bar(at(i + 1)) / bar(at(i))).min(0.999) as f32).collect()
             }
             (_, other) => {
-                return Err(SamplerError::field("beta_schedule", &Value::from(other), "linear, scaled_linear or squaredcos_cap_v2"));
+                return Err(SamplerError::field(
+                    "beta_schedule",
+                    &Value::from(other),
+                    "linear, scaled_linear or squaredcos_cap_v2",
+                ));
             }
         };
         if betas.iter().any(|b| !(0.0..1.0).contains(b)) {
@@ -89,7 +96,9 @@ fn cumulative(betas: &[f32]) -> Vec<f32> {
 /// torch's `linspace`: from both ends towards the middle.
 fn linspace(start: f32, end: f32, n: usize) -> Vec<f32> {
     let step = (end - start) / (n.max(2) - 1) as f32;
-    (0..n).map(|i| if i < n / 2 || n == 1 { start + step * i as f32 } else { end - step * (n - 1 - i) as f32 }).collect()
+    (0..n)
+        .map(|i| if i < n / 2 || n == 1 { start + step * i as f32 } else { end - step * (n - 1 - i) as f32 })
+        .collect()
 }
 
 /// Lin et al., "Common Diffusion Noise Schedules and Sample Steps are Flawed", arXiv 2305.08891, algorithm 1.
@@ -107,17 +116,26 @@ fn round(x: f64) -> f64 {
 }
 
 /// The visited timesteps in descending order. `whole` rounds them, as the classes do that index by timestep.
-pub(super) fn spaced(c: &SchedulerConfig, d: &Defaults, steps: usize, whole: bool) -> Result<Vec<f64>, SamplerError> {
+pub(super) fn spaced(
+    c: &SchedulerConfig,
+    d: &Defaults,
+    steps: usize,
+    whole: bool,
+) -> Result<Vec<f64>, SamplerError> {
     let train = c.train_timesteps();
     let offset = c.number("steps_offset", 0.0)?;
     match c.word("timestep_spacing", d.spacing)? {
         "linspace" => {
-            let at = |i: usize| if steps == 1 { 0.0 } else { i as f64 * ((train - 1) as f64 / (steps - 1) as f64) };
+            let at = |i: usize| {
+                if steps == 1 { 0.0 } else { i as f64 * ((train - 1) as f64 / (steps - 1) as f64) }
+            };
             Ok((0..steps).rev().map(|i| if whole { round(at(i)) } else { at(i) as f32 as f64 }).collect())
         }
         "leading" => Ok((0..steps).rev().map(|i| (i * (train / steps)) as f64 + offset).collect()),
         "trailing" => Ok(trailing(train, train, steps)),
-        other => Err(SamplerError::field("timestep_spacing", &Value::from(other), "linspace, leading or trailing")),
+        other => {
+            Err(SamplerError::field("timestep_spacing", &Value::from(other), "linspace, leading or trailing"))
+        }
     }
 }
 
@@ -128,7 +146,11 @@ fn trailing(train: usize, last: usize, steps: usize) -> Vec<f64> {
 }
 
 /// The spacing of the multistep classes (DPM-Solver, UniPC), which take one point more and drop the last.
-pub(super) fn spaced_multistep(c: &SchedulerConfig, steps: usize, last: usize) -> Result<Vec<f64>, SamplerError> {
+pub(super) fn spaced_multistep(
+    c: &SchedulerConfig,
+    steps: usize,
+    last: usize,
+) -> Result<Vec<f64>, SamplerError> {
     let offset = c.number("steps_offset", 0.0)?;
     match c.word("timestep_spacing", PLAIN.spacing)? {
         "linspace" => {
@@ -137,7 +159,9 @@ pub(super) fn spaced_multistep(c: &SchedulerConfig, steps: usize, last: usize) -
         }
         "leading" => Ok((1..=steps).rev().map(|i| (i * (last / (steps + 1))) as f64 + offset).collect()),
         "trailing" => Ok(trailing(c.train_timesteps(), last, steps)),
-        other => Err(SamplerError::field("timestep_spacing", &Value::from(other), "linspace, leading or trailing")),
+        other => {
+            Err(SamplerError::field("timestep_spacing", &Value::from(other), "linspace, leading or trailing"))
+        }
     }
 }
 
@@ -154,7 +178,8 @@ pub(super) fn interpolate(values: &[f64], t: f64) -> f64 {
 /// The (fractional) timestep of a sigma, by linear interpolation of the logarithms.
 pub(super) fn timestep_of(sigma: f64, log_sigmas: &[f64]) -> f64 {
     let log = sigma.max(1e-10).ln();
-    let low = log_sigmas.iter().filter(|l| log >= **l).count().saturating_sub(1).min(log_sigmas.len().max(2) - 2);
+    let low =
+        log_sigmas.iter().filter(|l| log >= **l).count().saturating_sub(1).min(log_sigmas.len().max(2) - 2);
     let high = (low + 1).min(log_sigmas.len() - 1);
     let w = ((log_sigmas[low] - log) / (log_sigmas[low] - log_sigmas[high])).clamp(0.0, 1.0);
     (1.0 - w) * low as f64 + w * high as f64
@@ -183,7 +208,9 @@ impl Curve {
         let karras = c.flag("use_karras_sigmas", false)?;
         let exponential = c.flag("use_exponential_sigmas", false)?;
         if karras && exponential {
-            return Err(SamplerError::Config("use_karras_sigmas and use_exponential_sigmas exclude each other".into()));
+            return Err(SamplerError::Config(
+                "use_karras_sigmas and use_exponential_sigmas exclude each other".into(),
+            ));
         }
         Ok(if karras {
             Curve::Karras

@@ -104,7 +104,8 @@ impl Dpm2 {
 
 /// Each step's own timestep and its middle's; the last step has no middle, since it ends at zero.
 fn twice(timesteps: &[f64], steps: &[(f64, f64, f64)], log_sigmas: &[f64]) -> Vec<f64> {
-    let both = timesteps.iter().zip(steps).flat_map(|(t, (_, middle, _))| [*t, timestep_of(*middle, log_sigmas)]);
+    let both =
+        timesteps.iter().zip(steps).flat_map(|(t, (_, middle, _))| [*t, timestep_of(*middle, log_sigmas)]);
     both.take(2 * timesteps.len() - 1).collect()
 }
 

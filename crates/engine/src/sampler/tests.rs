@@ -13,7 +13,8 @@ const TRAJECTORY: f64 = 5e-5;
 
 #[test]
 fn every_sampler_follows_diffusers() {
-    let json: Value = serde_json::from_str(include_str!("../../tests/fixtures/samplers.json")).expect("the fixture is JSON");
+    let json: Value = serde_json::from_str(include_str!("../../tests/fixtures/samplers.json"))
+        .expect("the fixture is JSON");
     let mut failed = Vec::new();
     let cases = json.as_array().expect("a list");
     assert!(cases.len() > 200, "the fixture covers every sampler");
@@ -34,7 +35,9 @@ fn every_sampler_follows_diffusers() {
                 continue;
             }
         };
-        let numbers = |key: &str| -> Vec<f64> { case[key].as_array().into_iter().flatten().filter_map(Value::as_f64).collect() };
+        let numbers = |key: &str| -> Vec<f64> {
+            case[key].as_array().into_iter().flatten().filter_map(Value::as_f64).collect()
+        };
         let timesteps = numbers("timesteps");
         if timesteps.len() != sampler.timesteps().len()
             || timesteps.iter().zip(sampler.timesteps()).any(|(a, b)| (a - b).abs() > 2e-2)

@@ -62,7 +62,8 @@ impl UniPc {
         let (alpha_s, sigma_s, lambda_s) = preserving(self.sigmas[from]);
         let (alpha, sigma, lambda) = preserving(self.sigmas[from + 1]);
         let h = lambda - lambda_s;
-        let ratios: Vec<f64> = (1..order).map(|k| (preserving(self.sigmas[from - k]).2 - lambda_s) / h).collect();
+        let ratios: Vec<f64> =
+            (1..order).map(|k| (preserving(self.sigmas[from - k]).2 - lambda_s) / h).collect();
         let hh = if self.predict_x0 { -h } else { h };
         let phi_1 = hh.exp_m1();
         let bh = if self.bh1 { hh } else { phi_1 };
@@ -152,7 +153,8 @@ impl Sampler for UniPc {
         let seen = self.outputs.len();
         self.outputs.insert(0, converted);
         self.outputs.truncate(self.order);
-        let wanted = if self.lower_order_final { self.order.min(self.timesteps.len() - i) } else { self.order };
+        let wanted =
+            if self.lower_order_final { self.order.min(self.timesteps.len() - i) } else { self.order };
         let order = wanted.min(seen + 1);
         let next = self.solve(i, order, sample, &self.outputs, None);
         self.last = Some((std::mem::replace(sample, next), order));

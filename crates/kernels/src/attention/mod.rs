@@ -86,7 +86,18 @@ pub fn attention(shape: Attention, q: &[f32], k: &[f32], v: &[f32], out: &mut [f
             let left = Rows { data: &q[(b * queries + q0) * width + h * dim..], stride: width, k: dim };
             let scores = &mut scores[..n * keys];
             let shared = Shared::new(scores);
-            serial(0..n, 0..keys, keys, &Blocks::even(dim), &left, &k, Epilogue::default(), shared, &mut pa, &mut pb);
+            serial(
+                0..n,
+                0..keys,
+                keys,
+                &Blocks::even(dim),
+                &left,
+                &k,
+                Epilogue::default(),
+                shared,
+                &mut pa,
+                &mut pb,
+            );
             for (i, (row, sum)) in scores.chunks_exact_mut(keys).zip(&mut sums).enumerate() {
                 let seen = if shape.causal { (q0 + i + 1).min(keys) } else { keys };
                 *sum = softmax(&mut row[..seen], shape.scale);
@@ -94,7 +105,18 @@ pub fn attention(shape: Attention, q: &[f32], k: &[f32], v: &[f32], out: &mut [f
             }
             let left = Rows { data: scores, stride: keys, k: keys };
             let shared = Shared::new(&mut result[..n * dim]);
-            serial(0..n, 0..dim, dim, &Blocks::even(keys), &left, &v, Epilogue::default(), shared, &mut pa, &mut pb);
+            serial(
+                0..n,
+                0..dim,
+                dim,
+                &Blocks::even(keys),
+                &left,
+                &v,
+                Epilogue::default(),
+                shared,
+                &mut pa,
+                &mut pb,
+            );
             for i in 0..n {
                 // SAFETY: each task owns the queries from..to of its head.
                 let out = unsafe { out.part((b * queries + q0 + i) * width + h * dim, dim) };

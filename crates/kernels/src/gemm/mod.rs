@@ -196,7 +196,8 @@ pub(crate) fn run<L: Left, R: Right>(
     };
     let out = Shared::new(out);
     each(parts, |p| {
-        let (rows, cols) = if by_rows { (span(m, mr, parts, p), 0..n) } else { (0..m, span(n, nr, parts, p)) };
+        let (rows, cols) =
+            if by_rows { (span(m, mr, parts, p), 0..n) } else { (0..m, span(n, nr, parts, p)) };
         // Taken out of the cell, so that a task stolen by this thread inside `each` finds it free.
         let (mut pa, mut pb) = SCRATCH.take();
         serial(rows, cols, n, blocks, a, b, epilogue, out, &mut pa, &mut pb);

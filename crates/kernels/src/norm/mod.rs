@@ -166,7 +166,8 @@ mod tests {
                 let var = all().map(|(p, c)| (x[at(p, c)] as f64 - mean).powi(2)).sum::<f64>() / n;
                 for (p, c) in all() {
                     let ch = g * width + c;
-                    let y = (x[at(p, c)] as f64 - mean) / (var + 1e-5).sqrt() * gamma[ch] as f64 + beta[ch] as f64;
+                    let y = (x[at(p, c)] as f64 - mean) / (var + 1e-5).sqrt() * gamma[ch] as f64
+                        + beta[ch] as f64;
                     let want = y / (1.0 + (-y).exp());
                     assert!((out[at(p, c)] as f64 - want).abs() < 1e-5);
                 }

@@ -67,7 +67,8 @@ impl Layer {
     /// `[batch, tokens, hidden]` → the same.
     fn forward(&self, x: &Tensor) -> Tensor {
         let n = self.norm1.forward(x);
-        let a = attend(&self.q.forward(&n), &self.k.forward(&n), &self.v.forward(&n), self.heads, self.causal);
+        let a =
+            attend(&self.q.forward(&n), &self.k.forward(&n), &self.v.forward(&n), self.heads, self.causal);
         let x = self.out.forward_add(&a, x);
         let h = activate(self.activation, self.fc1.forward(&self.norm2.forward(&x)));
         self.fc2.forward_add(&h, &x)
@@ -80,6 +81,8 @@ fn activation(name: &str, at: &Loader) -> Result<Activation, ModelError> {
         "quick_gelu" => Ok(Activation::QuickGelu),
         "gelu" => Ok(Activation::Gelu),
         "silu" => Ok(Activation::Silu),
-        other => Err(at.error(format!("hidden_act \"{other}\" is not supported; known: quick_gelu, gelu, silu"))),
+        other => {
+            Err(at.error(format!("hidden_act \"{other}\" is not supported; known: quick_gelu, gelu, silu")))
+        }
     }
 }

@@ -88,8 +88,10 @@ impl TextEncoder {
         Ok(TextEncoder {
             config: c.clone(),
             tokens: at.stored("embeddings.token_embedding.weight", &[c.vocab_size, c.hidden_size])?,
-            positions: at
-                .values("embeddings.position_embedding.weight", &[c.max_position_embeddings, c.hidden_size])?,
+            positions: at.values(
+                "embeddings.position_embedding.weight",
+                &[c.max_position_embeddings, c.hidden_size],
+            )?,
             layers: stack.load(&at.at("encoder.layers"))?,
             final_norm: at.layer_norm("final_layer_norm", c.hidden_size, c.layer_norm_eps)?,
             projection,

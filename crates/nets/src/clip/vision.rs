@@ -97,7 +97,8 @@ impl VisionEncoder {
             config: c.clone(),
             class: at.values("embeddings.class_embedding", &[c.hidden_size])?,
             patches: at.conv("embeddings.patch_embedding", 3, c.hidden_size, c.patch_size)?,
-            positions: at.values("embeddings.position_embedding.weight", &[side * side + 1, c.hidden_size])?,
+            positions: at
+                .values("embeddings.position_embedding.weight", &[side * side + 1, c.hidden_size])?,
             // The published spelling.
             pre_norm: at.layer_norm("pre_layrnorm", c.hidden_size, c.layer_norm_eps)?,
             layers: stack.load(&at.at("encoder.layers"))?,
@@ -136,7 +137,9 @@ impl VisionEncoder {
             x = layer.forward(&x);
         }
         let mut class = Tensor::zeros([batch, width]);
-        for (out, sequence) in class.data_mut().chunks_exact_mut(width).zip(x.data().chunks_exact(tokens * width)) {
+        for (out, sequence) in
+            class.data_mut().chunks_exact_mut(width).zip(x.data().chunks_exact(tokens * width))
+        {
             out.copy_from_slice(&sequence[..width]);
         }
         VisionOutput { embeds: self.projection.forward(&self.post_norm.forward(&class)), penultimate }

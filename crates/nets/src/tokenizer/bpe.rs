@@ -32,7 +32,10 @@ impl Bpe {
         unknown: u32,
     ) -> Result<Self, String> {
         let id = |symbol: &str| {
-            vocab.get(symbol).copied().ok_or_else(|| format!("\"{}\" is not in the vocabulary", symbol.escape_debug()))
+            vocab
+                .get(symbol)
+                .copied()
+                .ok_or_else(|| format!("\"{}\" is not in the vocabulary", symbol.escape_debug()))
         };
         let mut merges = HashMap::new();
         for (rank, (a, b)) in pairs.enumerate() {

@@ -25,7 +25,10 @@ type ReadFile<'a> = &'a dyn Fn(&str) -> io::Result<Option<Vec<u8>>>;
 
 pub(super) fn from_dir(dir: &Path) -> Result<Tokenizer, ModelError> {
     if !dir.is_dir() {
-        return Err(ModelError::new(dir, "no such folder; expected a tokenizer's (vocab.json or tokenizer.json)"));
+        return Err(ModelError::new(
+            dir,
+            "no such folder; expected a tokenizer's (vocab.json or tokenizer.json)",
+        ));
     }
     load(dir, &|name| {
         let path = dir.join(name);
@@ -47,14 +50,21 @@ struct Files<'a> {
 impl Files<'_> {
     fn error(&self, name: &str, message: impl std::fmt::Display) -> ModelError {
         let message = shown(&message.to_string());
-        ModelError::new(self.label.join(name), message + "; expected a CLIP tokenizer's files, get them again")
+        ModelError::new(
+            self.label.join(name),
+            message + "; expected a CLIP tokenizer's files, get them again",
+        )
     }
 
     fn text(&self, name: &str) -> Result<Option<String>, ModelError> {
         match (self.read)(name).map_err(|e| self.error(name, format!("cannot be read: {e}")))? {
             None => Ok(None),
-            Some(bytes) if bytes.len() as u64 > MAX_FILE_BYTES => Err(self.error(name, "is larger than 64 MiB")),
-            Some(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| self.error(name, "is not UTF-8 text")),
+            Some(bytes) if bytes.len() as u64 > MAX_FILE_BYTES => {
+                Err(self.error(name, "is larger than 64 MiB"))
+            }
+            Some(bytes) => {
+                String::from_utf8(bytes).map(Some).map_err(|_| self.error(name, "is not UTF-8 text"))
+            }
         }
     }
 
@@ -88,7 +98,8 @@ pub(super) fn load(label: &Path, read: ReadFile) -> Result<Tokenizer, ModelError
     let mut added = BTreeMap::new();
     if let Some(Value::Object(list)) = config.get("added_tokens_decoder") {
         for (id, token) in list {
-            let id = id.parse().map_err(|_| files.error("tokenizer_config.json", format!("token id \"{id}\"")))?;
+            let id =
+                id.parse().map_err(|_| files.error("tokenizer_config.json", format!("token id \"{id}\"")))?;
             added.extend(Special::new(token).map(|t| (id, t)));
         }
     } else {
@@ -97,7 +108,9 @@ pub(super) fn load(label: &Path, read: ReadFile) -> Result<Tokenizer, ModelError
         }
         if let Some(Value::Object(list)) = files.json("added_tokens.json")? {
             for (content, id) in list {
-                let id = id.as_u64().ok_or_else(|| files.error("added_tokens.json", format!("id of \"{content}\"")))?;
+                let id = id
+                    .as_u64()
+                    .ok_or_else(|| files.error("added_tokens.json", format!("id of \"{content}\"")))?;
                 let normalized = !names.has(&content);
                 added.insert(id, Special { content, normalized, single_word: false, plain: false });
             }
@@ -118,7 +131,8 @@ pub(super) fn load(label: &Path, read: ReadFile) -> Result<Tokenizer, ModelError
             files.error(source, format!("the token \"{}\" is not in the vocabulary", special.content))
         })
     };
-    let (bos, eos, pad, unknown) = (find(&names.bos)?, find(&names.eos)?, find(&names.pad)?, find(&names.unk)?);
+    let (bos, eos, pad, unknown) =
+        (find(&names.bos)?, find(&names.eos)?, find(&names.pad)?, find(&names.unk)?);
     let pairs = merges.iter().map(|(a, b)| (a.as_str(), b.as_str()));
     let bpe = Bpe::new(vocab, pairs, unknown).map_err(|e| files.error(source, format!("merges: {e}")))?;
     let regex = |pattern| Regex::new(pattern).map_err(|e| files.error(source, e));
@@ -153,7 +167,9 @@ fn main_file(files: &Files, json: &Value) -> Result<(HashMap<String, u32>, Merge
     let kind = model.get("type").and_then(Value::as_str).unwrap_or("BPE");
     let suffix = model.get("end_of_word_suffix").and_then(Value::as_str).unwrap_or("");
     if kind != "BPE" || suffix != "</w>" {
-        return Err(files.error(NAME, format!("is a {kind} tokenizer with the word end \"{suffix}\", not CLIP's")));
+        return Err(
+            files.error(NAME, format!("is a {kind} tokenizer with the word end \"{suffix}\", not CLIP's"))
+        );
     }
     let vocab = vocabulary(files, NAME, model.get("vocab").unwrap_or(&Value::Null))?;
     let Some(Value::Array(list)) = model.get("merges") else {

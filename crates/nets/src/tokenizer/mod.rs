@@ -86,10 +86,12 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::from_dir`].
     pub fn from_parts(vocab_json: &str, merges: &str, pad: Option<&str>) -> Result<Self, ModelError> {
-        let [bos, eos] = [files::BOS, files::EOS].map(|t| serde_json::json!({ "content": t, "normalized": true }));
+        let [bos, eos] =
+            [files::BOS, files::EOS].map(|t| serde_json::json!({ "content": t, "normalized": true }));
         let pad = pad.unwrap_or(files::EOS);
         let config =
-            serde_json::json!({ "bos_token": bos, "eos_token": eos, "unk_token": eos, "pad_token": pad }).to_string();
+            serde_json::json!({ "bos_token": bos, "eos_token": eos, "unk_token": eos, "pad_token": pad })
+                .to_string();
         Tokenizer::from_files("tokenizer", |name| {
             Ok(match name {
                 "vocab.json" => Some(vocab_json.into()),

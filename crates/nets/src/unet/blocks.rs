@@ -37,7 +37,11 @@ impl Resnet {
             time: at.linear("time_emb_proj", config.time_dim(), outputs, true)?,
             norm2: at.group_norm("norm2", outputs, config.groups, config.eps)?,
             conv2: at.conv("conv2", outputs, outputs, 3)?,
-            shortcut: if inputs == outputs { None } else { Some(at.conv("conv_shortcut", inputs, outputs, 1)?) },
+            shortcut: if inputs == outputs {
+                None
+            } else {
+                Some(at.conv("conv_shortcut", inputs, outputs, 1)?)
+            },
             index,
         })
     }

@@ -95,7 +95,9 @@ impl UNetConfig {
         for (name, allowed) in FIXED {
             if let Some(v) = json.get(*name) {
                 if !allowed.contains(&v.to_string().as_str()) {
-                    return Err(field.error(name, &format!("is {v}, but only {} is supported", allowed.join(" or "))));
+                    return Err(
+                        field.error(name, &format!("is {v}, but only {} is supported", allowed.join(" or ")))
+                    );
                 }
             }
         }
@@ -115,7 +117,8 @@ impl UNetConfig {
         }
         let layers = field.per_level("layers_per_block", 2, levels)?;
         // Old configurations call the number of heads `attention_head_dim`; diffusers keeps that reading.
-        let heads = if field.given("num_attention_heads") { "num_attention_heads" } else { "attention_head_dim" };
+        let heads =
+            if field.given("num_attention_heads") { "num_attention_heads" } else { "attention_head_dim" };
         let heads = field.per_level(heads, 8, levels)?;
         let transformers = field.per_level("transformer_layers_per_block", 1, levels)?;
         let context = field.per_level("cross_attention_dim", 1280, levels)?;
@@ -140,7 +143,8 @@ impl UNetConfig {
         }
         for (i, (a, b)) in down.iter().zip(up.iter().rev()).enumerate() {
             if a != b {
-                return Err(field.error("up_block_types", &format!("level {i} has attention on one side of the U only")));
+                return Err(field
+                    .error("up_block_types", &format!("level {i} has attention on one side of the U only")));
             }
         }
         let mid = match json.get("mid_block_type") {
@@ -148,7 +152,10 @@ impl UNetConfig {
             Some(Value::String(s)) if s == "UNetMidBlock2DCrossAttn" => Some(transformers[levels - 1]),
             Some(Value::Null) => None,
             Some(other) => {
-                return Err(field.error("mid_block_type", &format!("{other} is not supported (UNetMidBlock2DCrossAttn or null is)")));
+                return Err(field.error(
+                    "mid_block_type",
+                    &format!("{other} is not supported (UNetMidBlock2DCrossAttn or null is)"),
+                ));
             }
         };
         let added = match json.get("addition_embed_type") {
@@ -158,12 +165,18 @@ impl UNetConfig {
                 inputs: field.number("projection_class_embeddings_input_dim", 2816)?,
             }),
             Some(other) => {
-                return Err(field.error("addition_embed_type", &format!("{other} is not supported (text_time or null is)")));
+                return Err(field.error(
+                    "addition_embed_type",
+                    &format!("{other} is not supported (text_time or null is)"),
+                ));
             }
         };
         if let Some(a) = &added {
             if a.time_dim < 2 || a.time_dim > 4096 || a.inputs <= 6 * a.time_dim {
-                return Err(field.error("projection_class_embeddings_input_dim", "leaves no room for pooled text beside six sizes"));
+                return Err(field.error(
+                    "projection_class_embeddings_input_dim",
+                    "leaves no room for pooled text beside six sizes",
+                ));
             }
         }
         let sample_size = match json.get("sample_size") {
@@ -185,7 +198,8 @@ impl UNetConfig {
             eps: json.get("norm_eps").and_then(Value::as_f64).unwrap_or(1e-5) as f32,
             flip_sin_to_cos: json.get("flip_sin_to_cos").and_then(Value::as_bool).unwrap_or(true),
             freq_shift: json.get("freq_shift").and_then(Value::as_f64).unwrap_or(0.0) as f32,
-            downsample_padding: json.get("downsample_padding").and_then(Value::as_u64).unwrap_or(1).min(1) as usize,
+            downsample_padding: json.get("downsample_padding").and_then(Value::as_u64).unwrap_or(1).min(1)
+                as usize,
             added,
             time_cond_dim,
         })
@@ -257,7 +271,11 @@ impl Fields<'_> {
 
     /// Block types as "has attention".
     fn names(&self, name: &str, known: &[&str; 2]) -> Result<Vec<bool>, ModelError> {
-        let default = if known[0].contains("Down") { vec![true, true, true, false] } else { vec![false, true, true, true] };
+        let default = if known[0].contains("Down") {
+            vec![true, true, true, false]
+        } else {
+            vec![false, true, true, true]
+        };
         let Some(Value::Array(a)) = self.json.get(name) else { return Ok(default) };
         a.iter()
             .map(|v| match v.as_str() {

@@ -39,7 +39,10 @@ struct Embedding(Linear, Linear);
 
 impl Embedding {
     fn load(at: &Loader, inputs: usize, outputs: usize) -> Result<Self, ModelError> {
-        Ok(Embedding(at.linear("linear_1", inputs, outputs, true)?, at.linear("linear_2", outputs, outputs, true)?))
+        Ok(Embedding(
+            at.linear("linear_1", inputs, outputs, true)?,
+            at.linear("linear_2", outputs, outputs, true)?,
+        ))
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
@@ -106,9 +109,21 @@ impl UNet {
             let at = at.at(format!("down_blocks.{i}"));
             let (mut resnets, mut attentions) = (Vec::new(), Vec::new());
             for j in 0..level.layers {
-                resnets.push(Resnet::load(&at.at(format!("resnets.{j}")), inputs, level.width, c, &mut count)?);
+                resnets.push(Resnet::load(
+                    &at.at(format!("resnets.{j}")),
+                    inputs,
+                    level.width,
+                    c,
+                    &mut count,
+                )?);
                 if level.transformers > 0 {
-                    attentions.push(Spatial::load(&at.at(format!("attentions.{j}")), level, level.transformers, c, &mut count)?);
+                    attentions.push(Spatial::load(
+                        &at.at(format!("attentions.{j}")),
+                        level,
+                        level.transformers,
+                        c,
+                        &mut count,
+                    )?);
                 }
                 inputs = level.width;
                 skips.push(level.width);
@@ -137,10 +152,23 @@ impl UNet {
             let at = at.at(format!("up_blocks.{i}"));
             let (mut resnets, mut attentions) = (Vec::new(), Vec::new());
             for j in 0..level.layers + 1 {
-                let skip = skips.pop().ok_or_else(|| at.error("layers_per_block does not match up and down"))?;
-                resnets.push(Resnet::load(&at.at(format!("resnets.{j}")), inputs + skip, level.width, c, &mut count)?);
+                let skip =
+                    skips.pop().ok_or_else(|| at.error("layers_per_block does not match up and down"))?;
+                resnets.push(Resnet::load(
+                    &at.at(format!("resnets.{j}")),
+                    inputs + skip,
+                    level.width,
+                    c,
+                    &mut count,
+                )?);
                 if level.transformers > 0 {
-                    attentions.push(Spatial::load(&at.at(format!("attentions.{j}")), level, level.transformers, c, &mut count)?);
+                    attentions.push(Spatial::load(
+                        &at.at(format!("attentions.{j}")),
+                        level,
+                        level.transformers,
+                        c,
+                        &mut count,
+                    )?);
                 }
                 inputs = level.width;
             }
@@ -181,7 +209,8 @@ impl UNet {
 
     /// Keys and values of text tokens [batch, tokens, context] at every site.
     pub fn text(&self, tokens: &Tensor) -> TextContext {
-        let spatials = self.levels_down().chain(self.mid.iter().flat_map(|m| &m.attention)).chain(self.levels_up());
+        let spatials =
+            self.levels_down().chain(self.mid.iter().flat_map(|m| &m.attention)).chain(self.levels_up());
         TextContext(spatials.flat_map(|s| &s.blocks).map(|b| b.cross_attention.key_value(tokens)).collect())
     }
 
@@ -198,7 +227,13 @@ impl UNet {
     ///
     /// # Panics
     /// If SDXL's conditioning is needed and missing, or of another width.
-    pub fn times(&self, timesteps: &[f64], batch: usize, added: Option<&Added>, guidance: Option<f64>) -> Times {
+    pub fn times(
+        &self,
+        timesteps: &[f64],
+        batch: usize,
+        added: Option<&Added>,
+        guidance: Option<f64>,
+    ) -> Times {
         let c = &self.config;
         let width = c.levels[0].width;
         let mut waves = Tensor::zeros([timesteps.len(), width]);
@@ -245,7 +280,14 @@ impl UNet {
     ///
     /// # Panics
     /// If the batch differs from the one that text and times were made for.
-    pub fn forward(&self, latents: &Tensor, step: usize, times: &Times, text: &TextContext, injections: &Injections) -> Tensor {
+    pub fn forward(
+        &self,
+        latents: &Tensor,
+        step: usize,
+        times: &Times,
+        text: &TextContext,
+        injections: &Injections,
+    ) -> Tensor {
         assert_eq!(latents.dim(0), times.batch);
         let pass = Pass { step, times, text, injections };
         let mut h = self.conv_in.forward(latents);

@@ -85,7 +85,11 @@ mod tests {
         ] {
             assert_eq!(ordinals(&s, key), want, "{key}");
         }
-        assert!(s[0].path.starts_with("down") && s[24].path.starts_with("mid") && s[69].path.starts_with("up_blocks.1"));
+        assert!(
+            s[0].path.starts_with("down")
+                && s[24].path.starts_with("mid")
+                && s[69].path.starts_with("up_blocks.1")
+        );
     }
 
     #[test]

@@ -59,7 +59,8 @@ impl Bytes {
     pub fn slice(&self, range: Range<usize>) -> Option<Self> {
         let start = self.range.start.checked_add(range.start)?;
         let end = self.range.start.checked_add(range.end)?;
-        (start <= end && end <= self.range.end).then(|| Bytes { owner: self.owner.clone(), range: start..end })
+        (start <= end && end <= self.range.end)
+            .then(|| Bytes { owner: self.owner.clone(), range: start..end })
     }
 
     /// True if the bytes are neither in memory of their own nor will be: they come from a file or the program image.

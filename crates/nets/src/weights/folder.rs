@@ -12,8 +12,10 @@ const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 pub(super) fn open(dir: &Path) -> Result<Weights, WeightsError> {
     let entries = std::fs::read_dir(dir).map_err(|source| WeightsError::Io { path: dir.into(), source })?;
-    let files: BTreeSet<String> =
-        entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| dir.join(n).is_file()).collect();
+    let files: BTreeSet<String> = entries
+        .filter_map(|e| e.ok()?.file_name().into_string().ok())
+        .filter(|n| dir.join(n).is_file())
+        .collect();
     for extension in ["safetensors", "bin"] {
         for variant in VARIANTS {
             for name in NAMES {
@@ -42,9 +44,10 @@ pub(super) fn open(dir: &Path) -> Result<Weights, WeightsError> {
         found.push("…");
     }
     let found = if found.is_empty() { "no files".to_owned() } else { shown(&found.join(", ")) };
-    let expected = "model.safetensors, diffusion_pytorch_model.safetensors, their .fp16 variants, shards with an \
+    let expected =
+        "model.safetensors, diffusion_pytorch_model.safetensors, their .fp16 variants, shards with an \
                     index, or .bin"
-        .to_owned();
+            .to_owned();
     Err(WeightsError::NoWeights { path: dir.into(), expected, found })
 }
 
@@ -72,9 +75,13 @@ fn open_shards(dir: &Path, index_path: &Path) -> Result<Weights, WeightsError> {
     let mut all: Option<Weights> = None;
     for shard in shards {
         // A plain name: an index must not reach outside its folder.
-        let plain = Path::new(shard).file_name().is_some_and(|n| n == shard.as_str()) && !shard.contains('\\');
+        let plain =
+            Path::new(shard).file_name().is_some_and(|n| n == shard.as_str()) && !shard.contains('\\');
         if !plain {
-            return Err(malformed(format!("the shard \"{}\" is not a file name of this folder", shown(shard))));
+            return Err(malformed(format!(
+                "the shard \"{}\" is not a file name of this folder",
+                shown(shard)
+            )));
         }
         let path: PathBuf = dir.join(shard);
         if !path.is_file() {

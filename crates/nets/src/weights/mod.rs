@@ -190,7 +190,10 @@ impl Weights {
     }
 
     /// From tensors at hand.
-    pub fn from_tensors(tensors: impl IntoIterator<Item = (String, Stored)>, label: impl AsRef<Path>) -> Self {
+    pub fn from_tensors(
+        tensors: impl IntoIterator<Item = (String, Stored)>,
+        label: impl AsRef<Path>,
+    ) -> Self {
         Weights {
             source: label.as_ref().into(),
             format: Format::Safetensors,
@@ -318,7 +321,10 @@ fn read(bytes: Bytes, path: &Path) -> Result<Weights, WeightsError> {
         return not("a picture", "name a weight file (.safetensors, .bin, .ckpt, .pth)");
     }
     if head.get(257..262) == Some(b"ustar") {
-        return not("a tar archive", "unpack it; checkpoints in tar form (PyTorch before 0.2) must be saved anew");
+        return not(
+            "a tar archive",
+            "unpack it; checkpoints in tar form (PyTorch before 0.2) must be saved anew",
+        );
     }
     // A pickle in text form: name what it would run.
     if let Err(e @ WeightsError::Refused { .. }) = pickle::read_legacy(bytes.clone(), path) {

@@ -22,7 +22,9 @@ pub(super) fn read(bytes: Bytes, path: &Path) -> Result<Weights, WeightsError> {
     let Some(length) = bytes.first_chunk::<8>() else { return Err(truncated("a safetensors header", 8)) };
     let length = u64::from_le_bytes(*length);
     if length > MAX_HEADER_BYTES {
-        return Err(malformed(format!("safetensors header of {length} bytes, expected at most {MAX_HEADER_BYTES}")));
+        return Err(malformed(format!(
+            "safetensors header of {length} bytes, expected at most {MAX_HEADER_BYTES}"
+        )));
     }
     let start = 8 + length as usize;
     let Some(header) = bytes.get(8..start) else {
@@ -137,7 +139,8 @@ impl<'de> Deserialize<'de> for Header {
                         header.metadata = map.next_value::<Option<_>>()?.unwrap_or_default();
                         std::mem::replace(&mut described, true)
                     } else {
-                        let entry = map.next_value().map_err(|e| A::Error::custom(format!("tensor {key}: {e}")))?;
+                        let entry =
+                            map.next_value().map_err(|e| A::Error::custom(format!("tensor {key}: {e}")))?;
                         header.tensors.insert(key.clone(), entry).is_some()
                     };
                     if again {
@@ -192,7 +195,8 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        let bytes = to_safetensors(&[("b", &[2, 1], &[1.0, -2.5]), ("a", &[], &[7.0]), ("none", &[0, 3], &[])]);
+        let bytes =
+            to_safetensors(&[("b", &[2, 1], &[1.0, -2.5]), ("a", &[], &[7.0]), ("none", &[0, 3], &[])]);
         let w = Weights::from_bytes(bytes, "x").unwrap();
         assert_eq!(w.keys().collect::<Vec<_>>(), ["a", "b", "none"]);
         assert_eq!(w.get("b").unwrap().shape(), [2, 1]);
@@ -213,7 +217,9 @@ mod tests {
 
     #[test]
     fn faults_are_named() {
-        let one = |d: &str, s: &str, o: &str| format!(r#"{{"w":{{"dtype":"{d}","shape":{s},"data_offsets":{o}}}}}"#);
+        let one = |d: &str, s: &str, o: &str| {
+            format!(r#"{{"w":{{"dtype":"{d}","shape":{s},"data_offsets":{o}}}}}"#)
+        };
         let cases = [
             (file(&one("F32", "[2]", "[0,8]"), 7), "incomplete: tensor w needs"),
             (file(&one("F32", "[2]", "[0,8]"), 9), "9 bytes of values, but the header describes 8"),
@@ -230,8 +236,14 @@ mod tests {
             (file("{\"a\\n\":1}", 0), r"tensor a\n"),
             (file("{]", 0), "safetensors header"),
             (file("", 0), "expected a JSON object"),
-            (u64::MAX.to_le_bytes().into_iter().chain(*b"{}").collect(), "header of 18446744073709551615 bytes"),
-            (50_000_000u64.to_le_bytes().into_iter().chain(*b"{}").collect(), "needs 50000008 bytes, found 10"),
+            (
+                u64::MAX.to_le_bytes().into_iter().chain(*b"{}").collect(),
+                "header of 18446744073709551615 bytes",
+            ),
+            (
+                50_000_000u64.to_le_bytes().into_iter().chain(*b"{}").collect(),
+                "needs 50000008 bytes, found 10",
+            ),
             (vec![1, 2, 3], "needs 8 bytes, found 3"),
         ];
         for (bytes, expected) in cases {

@@ -73,10 +73,15 @@ fn directory(bytes: &Bytes) -> Result<(u64, usize), String> {
     let last = bytes.len().checked_sub(22).ok_or(CUT)?;
     let end = (last.saturating_sub(65535)..=last)
         .rev()
-        .find(|&i| bytes[i..].starts_with(b"PK\x05\x06") && i + 22 + u16_at(&bytes[i..], 20) as usize == bytes.len())
+        .find(|&i| {
+            bytes[i..].starts_with(b"PK\x05\x06") && i + 22 + u16_at(&bytes[i..], 20) as usize == bytes.len()
+        })
         .ok_or(CUT)?;
-    let (mut count, mut size, mut start) =
-        (u16_at(&bytes[end..], 10) as u64, u32_at(&bytes[end..], 12) as u64, u32_at(&bytes[end..], 16) as u64);
+    let (mut count, mut size, mut start) = (
+        u16_at(&bytes[end..], 10) as u64,
+        u32_at(&bytes[end..], 12) as u64,
+        u32_at(&bytes[end..], 16) as u64,
+    );
     if count == 0xffff || size == 0xffff_ffff || start == 0xffff_ffff {
         let record = end
             .checked_sub(20)

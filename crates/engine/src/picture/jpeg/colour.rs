@@ -89,7 +89,8 @@ fn upsample(component: &Component, h: usize, v: usize, y: usize, out: &mut [u8])
             let at = |i: usize| near[i] as u32;
             for i in 0..width {
                 out[2 * i] = if i == 0 { near[0] } else { ((3 * at(i) + at(i - 1) + 1) >> 2) as u8 };
-                out[2 * i + 1] = if i + 1 == width { near[i] } else { ((3 * at(i) + at(i + 1) + 2) >> 2) as u8 };
+                out[2 * i + 1] =
+                    if i + 1 == width { near[i] } else { ((3 * at(i) + at(i + 1) + 2) >> 2) as u8 };
             }
         }
         (1, 2) => {

@@ -123,7 +123,11 @@ impl<'a> Bits<'a> {
             let (first, end, place) = table.long[length as usize];
             if code >= first && code < end {
                 self.skip(length)?;
-                return table.symbols.get(place + (code - first) as usize).copied().ok_or_else(|| DAMAGED.into());
+                return table
+                    .symbols
+                    .get(place + (code - first) as usize)
+                    .copied()
+                    .ok_or_else(|| DAMAGED.into());
             }
         }
         Err(if self.made_up > 0 { END.into() } else { DAMAGED.into() })

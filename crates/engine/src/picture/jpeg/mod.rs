@@ -16,9 +16,9 @@ const MAX_SCANS: usize = 200;
 
 /// Row-major position of the coefficients in the order of the stream.
 const ZIGZAG: [u8; 64] = [
-    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21,
-    28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54,
-    47, 55, 62, 63,
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7,
+    14, 21, 28, 35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39,
+    46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
 /// One colour component of the frame.
@@ -157,7 +157,8 @@ impl<'a> Decoder<'a> {
                     values[i] as u16
                 };
             }
-            *self.quant.get_mut((head & 15) as usize).ok_or("the JPEG's quantisation table is damaged")? = Some(table);
+            *self.quant.get_mut((head & 15) as usize).ok_or("the JPEG's quantisation table is damaged")? =
+                Some(table);
         }
         Ok(())
     }
@@ -170,7 +171,8 @@ impl<'a> Decoder<'a> {
             let symbols = rest.get(16..16 + n).ok_or(DAMAGED)?;
             body = &rest[16 + n..];
             let tables = if head >> 4 == 0 { &mut self.dc } else { &mut self.ac };
-            *tables.get_mut((head & 15) as usize).ok_or(DAMAGED)? = Some(Table::new(counts, symbols).ok_or(DAMAGED)?);
+            *tables.get_mut((head & 15) as usize).ok_or(DAMAGED)? =
+                Some(Table::new(counts, symbols).ok_or(DAMAGED)?);
         }
         Ok(())
     }
@@ -188,7 +190,10 @@ impl<'a> Decoder<'a> {
         limits.check(width as u64, height as u64)?;
         // Every block of 8 × 8 takes at least a bit.
         if (width / 8) as u64 * (height / 8) as u64 > self.bytes.len() as u64 * 8 * 16 {
-            return Err(format!("the JPEG is incomplete: {} bytes for {width}×{height} pixels", self.bytes.len()));
+            return Err(format!(
+                "the JPEG is incomplete: {} bytes for {width}×{height} pixels",
+                self.bytes.len()
+            ));
         }
         if ![1, 3, 4].contains(&count) || rest.len() != count as usize * 3 {
             return Err(format!("a JPEG of {count} colour components; save it as RGB or greyscale"));
@@ -252,7 +257,8 @@ impl<'a> Decoder<'a> {
             parts.push(Part { index, dc: (c[1] >> 4) as usize, ac: (c[1] & 15) as usize });
             let component = &mut frame.components[index];
             if component.table.is_none() {
-                component.table = Some(self.quant[component.quant].ok_or("the JPEG lacks a quantisation table")?);
+                component.table =
+                    Some(self.quant[component.quant].ok_or("the JPEG lacks a quantisation table")?);
             }
         }
         let &[first, last, bits] = &rest[count * 2..] else { return Err(DAMAGED.into()) };
@@ -260,7 +266,8 @@ impl<'a> Decoder<'a> {
         let (high, low) = (bits >> 4, bits & 15);
         if frame.progressive {
             let dc_only = first == 0 && last == 0;
-            if first > last || last > 63 || low > 13 || (first == 0 && !dc_only) || (first > 0 && count != 1) {
+            if first > last || last > 63 || low > 13 || (first == 0 && !dc_only) || (first > 0 && count != 1)
+            {
                 return Err(DAMAGED.into());
             }
         }

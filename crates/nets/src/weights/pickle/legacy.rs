@@ -43,7 +43,9 @@ pub(super) fn read(bytes: &Bytes, path: &Path) -> Result<File, WeightsError> {
                 && matches!(machine.node(*v), Node::Bool(false))
         };
         if entries.iter().any(big) {
-            return Err(malformed("the values are big-endian, which is not supported (save it on another machine)"));
+            return Err(malformed(
+                "the values are big-endian, which is not supported (save it on another machine)",
+            ));
         }
     }
     let (machine, root) = next()?;
@@ -57,7 +59,9 @@ pub(super) fn read(bytes: &Bytes, path: &Path) -> Result<File, WeightsError> {
     let Node::List(keys) = key_machine.node(keys) else { return Err(malformed("no list of storages")) };
     let mut storages = BTreeMap::new();
     for key in keys {
-        let Node::Str(key) = key_machine.node(*key) else { return Err(malformed("a storage without a name")) };
+        let Node::Str(key) = key_machine.node(*key) else {
+            return Err(malformed("a storage without a name"));
+        };
         let found = bytes.len().saturating_sub(at) as u64;
         let truncated = |expected: usize| WeightsError::Truncated {
             path: path.into(),

@@ -85,7 +85,8 @@ impl<'a> Input<'a> {
     }
 
     fn u64(&mut self) -> Result<usize, Fault> {
-        usize::try_from(u64::from_le_bytes(self.array()?)).or_else(|_| broken("a length of more than this machine's"))
+        usize::try_from(u64::from_le_bytes(self.array()?))
+            .or_else(|_| broken("a length of more than this machine's"))
     }
 
     fn line(&mut self) -> Result<String, Fault> {

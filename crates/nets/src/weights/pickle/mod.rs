@@ -41,7 +41,9 @@ pub(super) fn read_zip(bytes: Bytes, path: &Path) -> Result<Weights, WeightsErro
     }
     let prefix = &name[..name.len() - "data.pkl".len()];
     if members.get(&format!("{prefix}byteorder")).is_some_and(|b| **b != *b"little") {
-        return Err(malformed("the values are big-endian, which is not supported (save it on another machine)".into()));
+        return Err(malformed(
+            "the values are big-endian, which is not supported (save it on another machine)".into(),
+        ));
     }
     let (machine, root, _) = run(pickle, path)?;
     let find = |storage: &Storage| members.get(&format!("{prefix}data/{}", storage.key)).cloned();
@@ -201,6 +203,8 @@ impl<'a> Walk<'a> {
             expected: storage.size_bytes() as u64,
             found: whole.len() as u64,
         })?;
-        tensor.place(storage.dtype, bytes, &mut self.copies).map_err(|(expected, found)| wrong(expected, found))
+        tensor
+            .place(storage.dtype, bytes, &mut self.copies)
+            .map_err(|(expected, found)| wrong(expected, found))
     }
 }

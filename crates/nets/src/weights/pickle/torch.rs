@@ -29,7 +29,9 @@ impl Function {
             ("collections", "OrderedDict") => Ok(Function::OrderedDict),
             ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Ok(Function::Tensor),
             ("torch._utils", "_rebuild_tensor_v3") => Ok(Function::TypedTensor),
-            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => Ok(Function::Parameter),
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
+                Ok(Function::Parameter)
+            }
             ("torch", "Size") => Ok(Function::Size),
             ("torch", "FloatStorage") => storage(Dtype::F32),
             ("torch", "HalfStorage") => storage(Dtype::F16),
@@ -121,9 +123,12 @@ pub(super) fn storage(machine: &Machine, id: Id) -> Result<Storage, Fault> {
 
 /// What a call of one of the names gives.
 pub(super) fn call(machine: &Machine, function: Id, arguments: Id) -> Result<Node, Fault> {
-    let Node::Function(function) = *machine.node(function) else { return broken("a call of something unknown") };
+    let Node::Function(function) = *machine.node(function) else {
+        return broken("a call of something unknown");
+    };
     let Node::Tuple(arguments) = machine.node(arguments) else { return broken("a call without arguments") };
-    let argument = |i: usize| arguments.get(i).copied().map_or_else(|| broken("a call with too few arguments"), Ok);
+    let argument =
+        |i: usize| arguments.get(i).copied().map_or_else(|| broken("a call with too few arguments"), Ok);
     match function {
         Function::Inert => Ok(Node::Opaque),
         Function::OrderedDict => match arguments.first().map(|a| machine.node(*a)) {
@@ -155,8 +160,13 @@ pub(super) fn call(machine: &Machine, function: Id, arguments: Id) -> Result<Nod
             let sizes = |i: usize| -> Result<Vec<usize>, Fault> {
                 sizes_of(machine, argument(i)?)?.iter().map(|n| size(machine, *n)).collect()
             };
-            let tensor =
-                Tensor { storage: argument(0)?, dtype, offset: size(machine, argument(1)?)?, shape: sizes(2)?, stride: sizes(3)? };
+            let tensor = Tensor {
+                storage: argument(0)?,
+                dtype,
+                offset: size(machine, argument(1)?)?,
+                shape: sizes(2)?,
+                stride: sizes(3)?,
+            };
             if tensor.shape.len() != tensor.stride.len() {
                 return broken("a tensor with more sizes than strides");
             }
@@ -206,14 +216,17 @@ impl Tensor {
         let found = || format!("shape {:?}, strides {:?}, offset {}", self.shape, self.stride, self.offset);
         let unit = dtype.size();
         let values = bytes.len() / unit;
-        let too_large = || ("a view inside its storage".to_owned(), format!("{} of {values} values", found()));
+        let too_large =
+            || ("a view inside its storage".to_owned(), format!("{} of {values} values", found()));
         let Some(size) = size_in_bytes(dtype, &self.shape) else { return Err(too_large()) };
         if size == 0 {
             return Ok(Stored { dtype, shape: self.shape.clone(), bytes: Bytes::from(Vec::new()) });
         }
-        let last = self.shape.iter().zip(&self.stride).try_fold(self.offset, |at, (size, stride)| {
-            at.checked_add((size - 1).checked_mul(*stride)?)
-        });
+        let last = self
+            .shape
+            .iter()
+            .zip(&self.stride)
+            .try_fold(self.offset, |at, (size, stride)| at.checked_add((size - 1).checked_mul(*stride)?));
         if last.is_none_or(|last| last >= values) {
             return Err(too_large());
         }
