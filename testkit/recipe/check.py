@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import cases
 import pipeline
-from common import CASES, quiet
+from common import CASES, FIXTURES, quiet, write_json
 
 OTHER = "a small green dragon flying over a village, mosaic"
 
@@ -44,7 +44,7 @@ def ablations(job):
 
 def main(only):
     cases.declare()
-    weak, worst = [], 0.0
+    weak, worst, table = [], 0.0, {}
     for item in cases.CASE_LIST:
         if only and item["name"] not in only:
             continue
@@ -76,6 +76,14 @@ def main(only):
             f"repeat {repeat:.0e}, pixels std {pixels.std():.0f} clipped {clipped:.3f}{batch}",
             flush=True,
         )
+        table[item["name"]] = {
+            "without references": None if without is None else round(without, 4),
+            "other prompt": round(text, 4),
+            "growth": round(growth, 1),
+            **{f"without {k}": round(v, 4) for k, v in parts.items()},
+        }
+    if not only:
+        write_json(FIXTURES / "sensitivity.json", table)
     print(f"weak: {weak}\nlargest growth: {worst:.1f}")
 
 

@@ -20,6 +20,9 @@ pub fn check(path: &Path) -> Result<(), Error> {
     if path.is_dir() {
         return Err(machine("is a folder; give the name of a file".into()));
     }
+    if path.exists() && !path.is_file() {
+        return Err(machine("is not an ordinary file; choose another name".into()));
+    }
     if path.file_name().is_none() {
         return Err(machine("is not the name of a file".into()));
     }

@@ -18,6 +18,7 @@ pub struct ClipPreprocess {
 
 impl ClipPreprocess {
     /// CLIP's own constants for a tower of this size (224 for nearly every model).
+    #[allow(clippy::excessive_precision)] // As published.
     pub fn new(size: usize) -> Self {
         ClipPreprocess {
             resize: size,

@@ -3,6 +3,8 @@
 //! A [`Request`] resolves nothing: fields that were not given are `None` and get their defaults from the model's card or
 //! family when the [plan](crate::plan) is made.
 
+pub mod fields;
+mod json;
 mod parse;
 
 use crate::error::Error;
@@ -19,6 +21,14 @@ pub enum Precision {
     Bf16,
     F16,
 }
+
+/// The number formats by name, with a line for people.
+pub const PRECISIONS: &[(&str, Precision, &str)] = &[
+    ("auto", Precision::Auto, "the best that the device has"),
+    ("f32", Precision::F32, "32 bits"),
+    ("bf16", Precision::Bf16, "16 bits, with the range of f32"),
+    ("f16", Precision::F16, "16 bits"),
+];
 
 /// Where it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,8 +195,12 @@ pub struct Request {
     pub references: Vec<Reference>,
 }
 
-/// Largest job file, in bytes.
-const MAX_JOB_BYTES: u64 = 16 << 20;
+/// Largest job file, in bytes; a picture with its request may be larger.
+const MAX_JOB_BYTES: usize = 16 << 20;
+/// Largest picture that is searched for its request, in bytes.
+const MAX_PICTURE_BYTES: u64 = 512 << 20;
+/// The keyword under which a PNG carries its request.
+pub const PNG_KEYWORD: &str = "instantstyle";
 
 impl Request {
     /// Parses and checks JSON; relative paths are taken from `base`.
@@ -197,33 +211,33 @@ impl Request {
         parse::request(text, base)
     }
 
-    /// Reads a job: a JSON file, or a PNG that carries its request.
+    /// Reads a job: a JSON file, or a PNG that carries its request. Relative paths are taken from its folder.
     ///
     /// # Errors
     /// If it is neither, or its content is refused.
     pub fn from_file(path: &Path) -> Result<Request, Error> {
-        let size = std::fs::metadata(path).map_err(|e| Error::file(path, e.to_string()))?.len();
-        let mut head = [0u8; 8];
-        let read = std::fs::File::open(path).and_then(|mut f| std::io::Read::read(&mut f, &mut head));
-        read.map_err(|e| Error::file(path, e.to_string()))?;
-        let base =
-            std::path::absolute(path).ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default();
-        if head == *b"\x89PNG\r\n\x1a\n" {
-            let text = crate::picture::read_png_text(path, "instantstyle")?;
+        use std::io::Read;
+        let refused = |e: std::io::Error| Error::file(path, format!("cannot be read: {e}; check the path"));
+        let file = std::fs::File::open(path).map_err(refused)?;
+        if file.metadata().is_ok_and(|m| m.is_dir()) {
+            return Err(Error::file(path, "is a folder; a job is a JSON file, or a picture made by instantstyle"));
+        }
+        // Read once, whatever its length says: it may be a pipe.
+        let mut bytes = Vec::new();
+        file.take(MAX_PICTURE_BYTES).read_to_end(&mut bytes).map_err(refused)?;
+        let base = std::path::absolute(path).ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default();
+        if bytes.starts_with(b"\x89PNG") {
+            let text = crate::picture::png_text(&bytes, PNG_KEYWORD).map_err(|e| Error::file(path, e))?;
             let text = text.ok_or_else(|| {
-                Error::file(
-                    path,
-                    "is a picture without a request in it; only pictures made by instantstyle carry one",
-                )
+                Error::file(path, "is a picture without a request in it; only pictures made by instantstyle carry one")
             })?;
             return Self::from_json(&text, &base);
         }
-        if size > MAX_JOB_BYTES {
-            return Err(Error::file(path, format!("has {size} bytes; a job has at most {MAX_JOB_BYTES}")));
+        if bytes.len() > MAX_JOB_BYTES {
+            return Err(Error::file(path, format!("is longer than {MAX_JOB_BYTES} bytes; is this a job?")));
         }
-        let bytes = std::fs::read(path).map_err(|e| Error::file(path, e.to_string()))?;
-        let text =
-            String::from_utf8(bytes).map_err(|_| Error::file(path, "is neither JSON text nor a PNG"))?;
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Error::file(path, "is neither JSON text nor a PNG with a request in it"))?;
         Self::from_json(&text, &base)
     }
 
@@ -237,28 +251,13 @@ impl Request {
     }
 }
 
-/// Parses the short form of `inject` that the command line takes: a preset, or `path=weight,path=weight`.
+/// Parses the short form of `inject` that the command line takes: a preset, or `path=weight,path=weight`. `field` names
+/// it in messages.
 ///
 /// # Errors
 /// If it is neither.
-pub fn parse_inject(text: &str) -> Result<Inject, Error> {
-    if let Some((_, preset, _)) = PRESETS.iter().find(|(name, ..)| *name == text) {
-        return Ok(Inject::Preset(*preset));
-    }
-    let wrong = || {
-        let names: Vec<&str> = PRESETS.iter().map(|p| p.0).collect();
-        Error::request(
-            "inject",
-            format!("is \"{text}\"; expected {} or path=weight,path=weight", names.join(", ")),
-        )
-    };
-    text.split(',')
-        .map(|part| {
-            let (key, weight) = part.split_once('=').ok_or_else(wrong)?;
-            Ok((key.trim().to_owned(), weight.trim().parse().map_err(|_| wrong())?))
-        })
-        .collect::<Result<Vec<_>, Error>>()
-        .map(Inject::Blocks)
+pub fn parse_inject(field: &str, text: &str) -> Result<Inject, Error> {
+    parse::inject(field, text)
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ fn faults_name_the_field_and_what_is_allowed() {
         (r#"{"seed":1,"seed":2}"#, "seed", "twice"),
         (r#"{"sampler":"eular"}"#, "sampler", "euler"),
         (r#"{"device":"tpu"}"#, "device", "cuda:0"),
-        (r#"{"references":[{}]}"#, "references[0].image", "needed"),
+        (r#"{"references":[{}]}"#, "references[0].image", "missing"),
         (r#"{"references":[{"image":"a","inject":"styl"}]}"#, "references[0].inject", "style+layout"),
         (
             r#"{"references":[{"image":"a","inject":{"up blocks":1}}]}"#,
@@ -47,8 +47,26 @@ fn faults_name_the_field_and_what_is_allowed() {
             "-10 to 10",
         ),
         (r#"{"references":[{"image":"a","start":0.9,"end":0.1}]}"#, "references[0].start", "after end"),
-        (r#"{"references":[{"image":"a","subtract":{"scale":1}}]}"#, "references[0].subtract.text", "needed"),
+        (r#"{"references":[{"image":"a","subtract":{"scale":1}}]}"#, "references[0].subtract.text", "missing"),
         (r#"{"references":[{"image":"a","weigth":1}]}"#, "references[0].weigth", "did you mean weight"),
+        (r#"{"steps":"4"}"#, "steps", "whole number"),
+        (r#"{"seed":3.0}"#, "seed", "whole number"),
+        (r#"{"seed":18446744073709551615,"count":2}"#, "seed", "smaller"),
+        (r#"{"seed":18446744073709551616}"#, "seed", "whole number"),
+        (r#"{"count":0}"#, "count", "1 to 1000"),
+        (r#"{"device":"cuda:+1"}"#, "device", "cuda:N"),
+        (r#"{"precision":"fp16"}"#, "precision", "did you mean f16"),
+        (r#"{"prompt":"a\u0000b"}"#, "prompt", "NUL"),
+        (r#"{"prompt":7}"#, "prompt", "text in quotes"),
+        (r#"{"model":""}"#, "model", "embedded"),
+        (r#"{"references":{}}"#, "references", "list"),
+        (r#"{"references":["style.png"]}"#, "references[0]", "object"),
+        (r#"{"references":[{"image":"a","weight":-Infinity}]}"#, "request", "NaN and Infinity are not JSON"),
+        (r#"{"references":[{"image":"a","inject":{}}]}"#, "references[0].inject", "0 parts"),
+        (r#"{"references":[{"image":"a","inject":{"mid_block":1,"mid_block":2}}]}"#, "references[0].inject.mid_block", "twice"),
+        (r#"{"references":[{"image":"a","inject":{"mid_block.":1}}]}"#, "references[0].inject", "part of a UNet"),
+        (r#"{"references":[{"image":"a","subtract":{"text":"b","scale":99}}]}"#, "references[0].subtract.scale", "-10 to 10"),
+        (r#"{"references":[{"image":null}]}"#, "references[0].image", "missing"),
         ("[1]", "request", "object"),
         ("", "request", "JSON"),
     ] {
@@ -60,6 +78,66 @@ fn faults_name_the_field_and_what_is_allowed() {
             other => panic!("{text}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn a_fault_beside_a_word_is_not_blamed_on_it() {
+    for text in [r#"{"prompt": "a banana" "seed": 3}"#, r#"{"prompt": "Infinity", }"#] {
+        let message = parse(text).unwrap_err().to_string();
+        assert!(!message.contains("NaN"), "{message}");
+    }
+}
+
+#[test]
+fn every_message_is_one_line() {
+    for text in ["{\"a\\nb\": 1}", r#"{"sampler": "a\nb"}"#, "{\"references\":[{\"image\":\"a\",\"inject\":{\"x\\ny\":1}}]}"] {
+        let message = parse(text).unwrap_err().to_string();
+        assert!(!message.contains('\n'), "{message}");
+    }
+}
+
+#[test]
+fn the_largest_seed_counts() {
+    let request = parse(r#"{"seed":18446744073709551615}"#).unwrap();
+    assert_eq!(request.seed, Some(u64::MAX));
+    assert_eq!(parse(&serde_json::to_string(&request).unwrap()).unwrap(), request);
+}
+
+#[test]
+fn numbers_survive_the_round_trip_to_the_bit() {
+    // The shortest form of a number must be read back to the same number: pictures repeat to the byte.
+    let mut state = 7u64;
+    for _ in 0..20_000 {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        let guidance = (state >> 11) as f64 / (1u64 << 53) as f64 * 100.0;
+        let request = Request { guidance: Some(guidance), ..Request::default() };
+        assert_eq!(request.checked(Path::new("/")).unwrap().guidance, Some(guidance));
+    }
+}
+
+#[test]
+fn the_short_form_of_inject() {
+    assert_eq!(parse_inject("--inject", "style+layout").unwrap(), Inject::Preset(Preset::StyleLayout));
+    let blocks = Inject::Blocks(vec![("mid_block".into(), 0.5), ("up_blocks.1".into(), -1.0)]);
+    assert_eq!(parse_inject("--inject", "mid_block=.5, up_blocks.1=-1").unwrap(), blocks);
+    for text in ["", "styl", "mid_block", "mid_block=", "mid_block=nan", "a=1,a=2", "mid_block=99", "=1", "a b=1"] {
+        assert!(parse_inject("--inject", text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn the_tables_are_complete() {
+    let text = r#"{"model":"m","precision":"f32","device":"cpu","prompt":"p","negative_prompt":"n","width":8,"height":8,
+        "count":1,"seed":1,"steps":1,"guidance":1,"guidance_rescale":0,"clip_skip":0,"sampler":"euler",
+        "references":[{"image":"i","adapter":"a","image_encoder":"e","text_encoder":"t","inject":"all","weight":1,
+        "subtract":{"text":"s","scale":1},"mask":"m","start":0,"end":1}]}"#;
+    let stored = serde_json::to_value(parse(text).unwrap()).unwrap();
+    let keys = |v: &serde_json::Value| v.as_object().unwrap().keys().cloned().collect::<std::collections::BTreeSet<_>>();
+    let names = |t: &[fields::Field]| t.iter().map(|f| f.name.to_owned()).collect::<std::collections::BTreeSet<_>>();
+    assert_eq!(keys(&stored), names(fields::REQUEST));
+    assert_eq!(keys(&stored["references"][0]), names(fields::REFERENCE));
+    assert_eq!(keys(&stored["references"][0]["subtract"]), names(fields::SUBTRACT));
+    assert_eq!(keys(&fields::schema()["properties"]), names(fields::REQUEST));
 }
 
 #[test]

@@ -81,8 +81,9 @@ fn upsample(component: &Component, h: usize, v: usize, y: usize, out: &mut [u8])
     let row = |r: usize| &component.samples[r * stride..][..width];
     let (here, last) = (y / v, component.height - 1);
     let near = row(here);
+    let first = y.is_multiple_of(2);
     // The other row that a doubled one is mixed with: above for the first of two, below for the second.
-    let far = row(if y % 2 == 0 { here.saturating_sub(1) } else { (here + 1).min(last) });
+    let far = row(if first { here.saturating_sub(1) } else { (here + 1).min(last) });
     match (h, v) {
         (1, 1) => out[..width].copy_from_slice(near),
         (2, 1) if width > 2 => {
@@ -94,7 +95,7 @@ fn upsample(component: &Component, h: usize, v: usize, y: usize, out: &mut [u8])
             }
         }
         (1, 2) => {
-            let bias = if y % 2 == 0 { 1 } else { 2 };
+            let bias = if first { 1 } else { 2 };
             for i in 0..width {
                 out[i] = ((3 * near[i] as u32 + far[i] as u32 + bias) >> 2) as u8;
             }

@@ -392,7 +392,7 @@ impl Machine {
 
     fn set(&mut self, items: Vec<Id>) -> Result<(), Fault> {
         let top = self.top()?;
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return broken("a key without a value");
         }
         match &mut self.nodes[top as usize] {
