@@ -21,7 +21,7 @@ pub fn detected() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
         static BEST: std::sync::OnceLock<Level> = std::sync::OnceLock::new();
-        return *BEST.get_or_init(|| {
+        *BEST.get_or_init(|| {
             let avx2 = is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("fma")
                 && is_x86_feature_detected!("f16c");
@@ -37,7 +37,7 @@ pub fn detected() -> Level {
             } else {
                 Level::Scalar
             }
-        });
+        })
     }
     #[cfg(not(target_arch = "x86_64"))]
     Level::Scalar

@@ -42,7 +42,7 @@ impl<'a> Loader<'a> {
     pub fn any(&self, name: &str) -> Result<&'a Stored, ModelError> {
         let key = self.key(name);
         self.weights.get(&key).ok_or_else(|| {
-            let near = nearest(&key, self.weights.keys().map(|k| k.as_ref()));
+            let near = nearest(&key, self.weights.keys());
             let hint = near.map_or("the file holds no tensors".to_owned(), |n| format!("nearest key: {n}"));
             self.error(format!(
                 "the tensor {key} is missing ({hint}); is this file of another model, or incomplete?"

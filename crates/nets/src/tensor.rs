@@ -63,16 +63,6 @@ impl Tensor {
         Tensor::new(shape, self.data)
     }
 
-    /// Adds `other` element by element.
-    ///
-    /// # Panics
-    /// If the shapes differ.
-    pub fn add(mut self, other: &Tensor) -> Self {
-        assert_eq!(self.shape, other.shape);
-        self.data.iter_mut().zip(&other.data).for_each(|(a, b)| *a += b);
-        self
-    }
-
     /// Joins along the last axis.
     ///
     /// # Panics

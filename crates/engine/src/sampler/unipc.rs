@@ -116,10 +116,9 @@ fn linear_solve(mut a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
         a.swap(i, pivot);
         b.swap(i, pivot);
         for r in i + 1..n {
-            let f = a[r][i] / a[i][i];
-            for c in i..n {
-                a[r][c] -= f * a[i][c];
-            }
+            let row = a[i].clone();
+            let f = a[r][i] / row[i];
+            a[r].iter_mut().zip(&row).skip(i).for_each(|(x, y)| *x -= f * y);
             b[r] -= f * b[i];
         }
     }
