@@ -17,6 +17,29 @@ REFERENCES = [("fish", "neon"), ("heart", "mosaic"), ("tree", "halftone"), ("moo
               ("star", "blueprint")]
 
 
+MANTISSA_BITS = 6
+
+
+@torch.no_grad()
+def rounded(module):
+    """f16 with four zero bits at the end of each weight: nothing that a picture shows (`measure.py` judges the rounded
+    weights), and the file packs to two thirds in a repository."""
+    for p in module.parameters():
+        mantissa, exponent = torch.frexp(p.float())
+        scale = 2. ** (MANTISSA_BITS + 1)
+        p.copy_(torch.ldexp((mantissa * scale).round() / scale, exponent).half().to(p.dtype))
+    return module
+
+
+def check_tokenizer(folder):
+    """transformers' tokenizer must give the ids that were trained with."""
+    from transformers import CLIPTokenizer
+    theirs, ours = CLIPTokenizer.from_pretrained(folder), networks.WordTokens()
+    captions = [f"a big {c} on the left, in {s} style, {k} on red" for c in world.CONTENTS for s in world.STYLES for k in world.COLOURS]
+    for caption, row in zip(captions, ours(captions).tolist()):
+        assert theirs(caption, padding="max_length", max_length=networks.LENGTH).input_ids == row, caption
+
+
 def export(out, folder=os.path.join(os.path.dirname(os.path.abspath(__file__)), "../models/embedded")):
     """The folder that the program embeds; everything but the card (see `measure.py`)."""
     folder = os.path.normpath(folder)
@@ -25,11 +48,12 @@ def export(out, folder=os.path.join(os.path.dirname(os.path.abspath(__file__)), 
     vae.register_to_config(scaling_factor=float(scaling))
     text, vision, _ = train.load_clip(out)
     unet, = train.load(out, "unet", networks.build_unet())
-    vae.half().save_pretrained(f"{folder}/vae")
-    unet.half().save_pretrained(f"{folder}/unet")
-    text.half().save_pretrained(f"{folder}/text_encoder_2")
-    vision.half().save_pretrained(f"{folder}/image_encoder")
+    rounded(vae).half().save_pretrained(f"{folder}/vae")
+    rounded(unet).half().save_pretrained(f"{folder}/unet")
+    rounded(text).half().save_pretrained(f"{folder}/text_encoder_2")
+    rounded(vision).half().save_pretrained(f"{folder}/image_encoder")
     networks.save_tokenizer(f"{folder}/tokenizer_2")
+    check_tokenizer(f"{folder}/tokenizer_2")
     networks.sampling_schedule().save_pretrained(f"{folder}/scheduler")
     with open(f"{folder}/image_encoder/preprocessor_config.json", "w") as f:
         json.dump(dict(image_processor_type="CLIPImageProcessor", size=dict(shortest_edge=64), crop_size=dict(height=64, width=64),
@@ -41,7 +65,7 @@ def export(out, folder=os.path.join(os.path.dirname(os.path.abspath(__file__)), 
     with open(f"{folder}/model_index.json", "w") as f:
         json.dump({"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True, **parts}, f, indent=1)
     if os.path.exists(f"{out}/adapter.ckpt"):
-        adapted = train.load_adapted(out)
+        adapted = rounded(train.load_adapted(out))
         start = train.adapter_start(train.load(out, "unet", networks.build_unet())[0])
         named = train.adapter_parameters(adapted)
         places = [n.rsplit(".", 1)[0] for n in adapted.attn_processors if "attn2" in n]

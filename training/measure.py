@@ -28,10 +28,11 @@ class Bench:
     def __init__(self, out, pictures):
         self.out, self.n = out, pictures
         self.words = networks.WordTokens()
-        self.text, self.vision, _ = train.load_clip(out)
-        self.decoder, = train.load(out, "vae", networks.build_vae())
+        text, vision, _ = train.load_clip(out)
+        self.text, self.vision = export.rounded(text), export.rounded(vision)
+        self.decoder = export.rounded(train.load(out, "vae", networks.build_vae())[0])
         self.judge, = train.load(out, "judges", train.Judge())
-        self.model = train.load_adapted(out)
+        self.model = export.rounded(train.load_adapted(out))
         self.scaling = torch.load(f"{out}/latents.pt")["scaling"]
         rng = np.random.default_rng(77)
         self.wanted = [i % 10 for i in range(pictures)]
@@ -84,7 +85,7 @@ class Bench:
         x = self.paint(prompts, 0.)
         parts = [self.judge(x[i:i + 100]) for i in range(0, len(x), 100)]
         a, b, _ = (torch.cat(p) for p in zip(*parts))
-        train.grid(x[:48], 12, f"{FOLDER}/sheets/named.png")
+        train.grid(x[:48], 12, f"{FOLDER}/sheets/named.jpg")
         percent = lambda right: round(100 * float(right.float().mean()), 1)
         return dict(content=percent(a.argmax(1) == torch.tensor(self.wanted)), style=percent(b.argmax(1) == torch.tensor(styles)),
                     pictures=self.n)
@@ -107,7 +108,7 @@ def main():
         groups[name] = bench.judged(x)
         sheet.append(x[:12])
         train.log(a.out, f"site study {name}: {groups[name]}")
-        train.grid(torch.cat(sheet), 12, f"{FOLDER}/sheets/sites.png")
+        train.grid(torch.cat(sheet), 12, f"{FOLDER}/sheets/sites.jpg")
     # Style: the groups that bring the reference's style and leave the prompt's content, the best first, until the style
     # is as strong as the whole adapter's or the content suffers. Layout: where the reference's content comes through.
     base, whole = groups["no adapter"], groups["everywhere"]
@@ -139,7 +140,7 @@ def main():
         figures[name] = bench.judged(x)
         sheet.append(x[:12])
         train.log(a.out, f"{name}: {figures[name]}")
-        train.grid(torch.cat(sheet), 12, f"{FOLDER}/sheets/methods.png")
+        train.grid(torch.cat(sheet), 12, f"{FOLDER}/sheets/methods.jpg")
     named = bench.named()
     train.log(a.out, f"prompts naming content and style: {named}")
     with open(f"{a.out}/judges.json") as f:
@@ -169,6 +170,7 @@ def write_card(card):
     f = card["figures"]
     columns = ["content", "style", "palette", "leak", "pictures"]
     named = f["named"]
+    scales = f"## Subtraction everywhere, by scale\n\n{table(f['subtraction'], columns)}\n" if f["subtraction"] else ""
     text = f"""# The embedded model
 
 A small family of the real architectures (an SDXL-shaped UNet, `AutoencoderKL`, a CLIP pair, an IP-Adapter), trained on a drawn
@@ -177,30 +179,32 @@ there so that the program shows what it does anywhere and its tests measure beha
 {', '.join(card['contents'])}; the styles {', '.join(card['styles'])}; the colours {', '.join(card['colours'])}. Prompts read like
 "a big star on the left, in neon style, red on blue".
 
+**It is not finished.** The budget was two hours on two busy cores. Styles are learned (see the first figure below), shapes
+are not: contents are near chance, so content and leak say little, and layout could not be located by measurement (the preset
+keeps SDXL's published block). None of the goals for references is met. Colours of the reference do not come through either.
+The folder has 28 MB, over its goal of 25. The next step is a longer run of the UNet, then of the adapter.
+
 All figures are percentages by judges trained apart on drawn pictures (right on 2000 held-out pictures: contents
 {100 * f['judges']['contents']:.1f} %, style {100 * f['judges']['style']:.1f} %, both colours {100 * f['judges']['colours']:.1f} %), with
 DDIM, {f['steps']} steps, guidance {f['guidance']}, seeds {f['seeds']}.
 
 **Prompts that name content and style** ({named['pictures']} pictures): content right {named['content']}, style right {named['style']}.
-The goal was 95 each. See `sheets/named.png`.
+The goal was 95 each. See `sheets/named.jpg`.
 
 ## A prompt with one content, a reference with another
 
 Content: the prompt's is there. Style and palette: the reference's. Leak: the reference's content appears. Goal for style
-injection: content 90, style 85, leak under a third of the plain adapter's at equal style. Sheet: `sheets/methods.png`
+injection: content 90, style 85, leak under a third of the plain adapter's at equal style. Sheet: `sheets/methods.jpg`
 (references first, then the rows of this table).
 
 {table(f['reference'], columns)}
 ## One group of sites at a time
 
-The adapter at weight 1 in one group only. Sheet: `sheets/sites.png`. The presets follow from it: style =
+The adapter at weight 1 in one group only. Sheet: `sheets/sites.jpg`. The presets follow from it: style =
 {', '.join(card['presets']['style'])}; layout = {', '.join(card['presets']['layout'])}.
 
 {table(f['sites'], columns)}
-## Subtraction everywhere, by scale
-
-{table(f['subtraction'], columns)}
-Training: {json.dumps(card['training'])}.
+{scales}Training: {json.dumps(card['training'])}.
 """
     with open(f"{FOLDER}/CARD.md", "w") as out:
         out.write(text)

@@ -30,18 +30,23 @@ def vocabulary():
     """(vocab, merges) of a CLIP tokenizer in which every word of the world is one token."""
     words = {w for s in [*world.CONTENTS, *world.STYLES, *world.COLOURS, *world.PLACES, *world.SIZES] for w in s.split()}
     words = sorted(words | {"a", "an", "and", "in", "on", "style", "with", "picture", "of"})
-    merges = []
-    for word in words:
-        pieces = [*word[:-1], word[-1] + "</w>"]
-        while len(pieces) > 1:
-            pair = (pieces[0], pieces[1])
-            if pair not in merges:
-                merges.append(pair)
-            pieces = [pieces[0] + pieces[1], *pieces[2:]]
+    # Ids follow the alphabet. Merges are applied in order, so longer words come first: else "a t" of one word would break
+    # up another.
+    merges = [m for word in sorted(words, key=lambda w: (w != "vaporwave", -len(w), w)) for m in steps_of(word)]
+    merges = list(dict.fromkeys(merges))
+    pieces = list(dict.fromkeys(a + b for word in words for a, b in steps_of(word)))
     symbols = byte_symbols()
-    tokens = symbols + [s + "</w>" for s in symbols] + list(dict.fromkeys(a + b for a, b in merges))
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    tokens = symbols + [s + "</w>" for s in symbols] + pieces + ["<|startoftext|>", "<|endoftext|>"]
     return {t: i for i, t in enumerate(tokens)}, merges
+
+
+def steps_of(word):
+    """The merges that build a word from its letters, left to right."""
+    pieces, merges = [*word[:-1], word[-1] + "</w>"], []
+    while len(pieces) > 1:
+        merges.append((pieces[0], pieces[1]))
+        pieces = [pieces[0] + pieces[1], *pieces[2:]]
+    return merges
 
 
 def save_tokenizer(folder):
@@ -62,8 +67,8 @@ def save_tokenizer(folder):
 
 
 class WordTokens:
-    """Ids of captions of the world. Its words are single tokens, so no merging is needed while training; `train.py`
-    checks it against transformers' tokenizer."""
+    """Ids of captions of the world. Its words are single tokens, so no merging is needed while training; `export.py`
+    checks that transformers' tokenizer gives the same."""
 
     def __init__(self):
         self.vocab, _ = vocabulary()

@@ -20,7 +20,7 @@ from PIL import Image
 import networks
 import world
 
-STEPS = dict(vae=3200, clip=700, judges=500, unet=1500, adapter=350)
+STEPS = dict(vae=3200, clip=700, judges=1500, unet=1500, adapter=350)
 PICTURES = 24000
 BATCH = 32  # of the UNet and the adapter
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use std::path::Path;
 
 fuzz_target!(|text: &str| {
-    let _ = parse_inject(text);
+    let _ = parse_inject("inject", text);
     if let Ok(request) = Request::from_json(text, Path::new("/base")) {
         let again = serde_json::to_string(&request).expect("a request is JSON");
         assert_eq!(Request::from_json(&again, Path::new("/base")).expect("accepted before"), request);

@@ -17,6 +17,10 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     if let Ok(tokenizer) = Tokenizer::from_files("fuzz", files) {
         assert_eq!(tokenizer.encode("a red cat! <|endoftext|> Straße 猫", 20).ids.len(), 20);
     }
+    // The sound vocabulary takes its time: only for what has a chance.
+    if serde_json::from_slice::<serde_json::Value>(data).is_err() {
+        return;
+    }
     let config = |name: &str| {
         Ok(match name {
             "vocab.json" => Some(VOCAB.into()),

@@ -1,49 +1,50 @@
 //! `instantstyle demo`: what the methods do, on the embedded model.
 
-use crate::generate::write;
-use crate::progress::Progress;
-use crate::sheet::Sheet;
+use crate::generate::png;
+use crate::output::{self, Files};
+use crate::progress::{self, Progress};
+use crate::sheet::{Column, Row, sheet};
+use crate::{print, say};
 use clap::ArgMatches;
-use indicatif::{ProgressBar, ProgressStyle};
-use instantstyle_engine::picture::{Picture, write_png};
+use indicatif::ProgressBar;
+use instantstyle_engine::picture::{Picture, encode_png};
 use instantstyle_engine::plan::Plan;
 use instantstyle_engine::request::{Inject, Preset, Reference, Request, Subtract};
-use instantstyle_engine::{Error, embedded, generate};
+use instantstyle_engine::{Error, Output, embedded, generate};
 use std::io::IsTerminal;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The columns: name of the files, heading, explanation, and how the reference is used (`None`: not at all).
-type Use = fn(&mut Reference, &str);
-const COLUMNS: &[(&str, &str, &str, Option<Use>)] = &[
-    ("none", "no reference", "the prompt alone", None),
-    ("plain", "IP-Adapter", "everywhere", Some(|r, _| r.inject = Inject::Preset(Preset::All))),
-    ("style", "InstantStyle", "style", Some(|r, _| r.inject = Inject::Preset(Preset::Style))),
-    (
-        "style-layout",
-        "InstantStyle",
-        "style+layout",
-        Some(|r, _| r.inject = Inject::Preset(Preset::StyleLayout)),
-    ),
-    ("layout", "InstantStyle", "layout", Some(|r, _| r.inject = Inject::Preset(Preset::Layout))),
-    (
-        "subtract",
-        "IP-Adapter",
-        "less the content",
-        Some(|r, content| {
-            r.inject = Inject::Preset(Preset::All);
-            r.subtract = Some(Subtract { text: content.to_owned(), scale: None });
-        }),
-    ),
-    (
-        "style-subtract",
-        "InstantStyle",
-        "style, less",
-        Some(|r, content| {
-            r.subtract = Some(Subtract { text: content.to_owned(), scale: None });
-        }),
-    ),
+/// A column of the sheet: how the reference is used.
+struct Method {
+    /// Part of the file names.
+    name: &'static str,
+    column: Column,
+    /// Parts of the UNet; `None` leaves the reference out.
+    inject: Option<Preset>,
+    /// Whether the reference's content is subtracted.
+    subtract: bool,
+}
+
+const fn method(
+    name: &'static str,
+    heading: &'static str,
+    about: &'static str,
+    inject: Option<Preset>,
+    subtract: bool,
+) -> Method {
+    Method { name, column: Column { heading, about }, inject, subtract }
+}
+
+const METHODS: &[Method] = &[
+    method("none", "no reference", "the prompt alone", None, false),
+    method("plain", "IP-Adapter", "every block: the content leaks", Some(Preset::All), false),
+    method("style", "InstantStyle", "the style block only", Some(Preset::Style), false),
+    method("style-layout", "InstantStyle", "style and layout blocks", Some(Preset::StyleLayout), false),
+    method("layout", "InstantStyle", "the layout block only", Some(Preset::Layout), false),
+    method("subtract", "Subtraction", "every block, less the content's text", Some(Preset::All), true),
+    method("style-subtract", "Both", "the style block, less the text", Some(Preset::Style), true),
 ];
 
 /// One reference of the model's card.
@@ -53,116 +54,137 @@ struct Shown {
     style: String,
 }
 
-/// Pixels between pictures.
-const GAP: usize = 8;
-/// Height of the headings.
-const HEADING: usize = 52;
+/// What the card says about the demo.
+struct Script {
+    prompt: String,
+    seed: u64,
+    shown: Vec<Shown>,
+}
 
 /// Runs the subcommand.
 pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
     let folder: &PathBuf = arguments.get_one("out").expect("has a default");
-    let card = embedded::card();
-    let demo = &card["demo"];
-    let prompt = demo["prompt"].as_str().unwrap_or("a house").to_owned();
-    let seed = demo["seed"].as_u64().unwrap_or(42);
-    let shown: Vec<Shown> = demo["references"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|r| {
-            let text = |key: &str| r[key].as_str().map(str::to_owned);
-            Some(Shown { image: text("image")?, content: text("content")?, style: text("style")? })
-        })
-        .collect();
-    if shown.is_empty() {
-        return Err(Error::Machine("this build has no embedded model to show".into()));
+    let script = script(&embedded::card()).ok_or_else(|| {
+        Error::Machine("this build has no embedded model to show; build it with models/embedded".into())
+    })?;
+    let made = prepare(folder)?;
+    let result = paint(&script, folder, arguments.get_flag("quiet"), stop);
+    if result.is_err() && made {
+        // Only if it is empty: what was there before stays.
+        let _ = std::fs::remove_dir(folder);
     }
+    let sheet = result?;
+    print(format!("{}\n", sheet.display()).as_bytes())
+}
+
+fn script(card: &serde_json::Value) -> Option<Script> {
+    let demo = card.get("demo")?;
+    let reference = |r: &serde_json::Value| {
+        let text = |key: &str| r.get(key)?.as_str().map(str::to_owned);
+        Some(Shown { image: text("image")?, content: text("content")?, style: text("style")? })
+    };
+    let shown: Vec<Shown> = demo.get("references")?.as_array()?.iter().filter_map(reference).collect();
+    let prompt = demo.get("prompt")?.as_str()?.to_owned();
+    (!shown.is_empty()).then_some(Script { prompt, seed: demo.get("seed")?.as_u64()?, shown })
+}
+
+/// Makes the folder and checks that it takes files; true if it was not there.
+fn prepare(folder: &Path) -> Result<bool, Error> {
+    let made = !folder.exists();
     std::fs::create_dir_all(folder).map_err(|e| {
         Error::Machine(format!(
-            "{}: cannot be made ({e}); choose another folder with --out",
+            "{}: the folder cannot be made ({e}); choose another with --out",
             folder.display()
         ))
     })?;
-    crate::output::check(&folder.join("sheet.png"))?;
-
-    let quiet = arguments.get_flag("quiet");
-    // Without a reference the picture is the same in every row: it is painted once.
-    let bar = ProgressBar::new((shown.len() * (COLUMNS.len() - 1) + 1) as u64);
-    let style = ProgressStyle::with_template("painting [{bar:40}] {pos}/{len} {elapsed} < {eta} {msg}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
-    let lines = !std::io::stderr().is_terminal() && !quiet;
-    if quiet || lines {
-        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
-    }
-    let mut plain: Option<Picture> = None;
-    let mut rows = Vec::new();
-    for s in &shown {
-        let mut row = Vec::new();
-        for (name, _, _, set) in COLUMNS {
-            let label = format!("{name}-{}", s.style.replace(' ', "-"));
-            bar.set_message(label.clone());
-            if let (None, Some(done)) = (set, &plain) {
-                row.push(done.clone());
-                continue;
-            }
-            let mut request = Request { prompt: prompt.clone(), seed: Some(seed), ..Request::default() };
-            if let Some(set) = set {
-                let mut reference = Reference::new(PathBuf::from("embedded").join(&s.image));
-                set(&mut reference, &s.content);
-                request.references.push(reference);
-            }
-            let plan = Plan::resolve(&request)?;
-            let output = generate(&plan, &mut Progress::inner(stop.clone()))?.remove(0);
-            let file = if set.is_none() { "none.png".to_owned() } else { format!("{label}.png") };
-            write(&plan, 0, &output, &folder.join(file))?;
-            if set.is_none() {
-                plain = Some(output.picture.clone());
-            }
-            row.push(output.picture);
-            bar.inc(1);
-            if lines {
-                eprintln!(
-                    "{} of {}: {label}, {:.0} s",
-                    bar.position(),
-                    bar.length().unwrap_or(0),
-                    bar.elapsed().as_secs_f64()
-                );
-            }
-        }
-        let bytes =
-            embedded::file(&s.image).ok_or_else(|| Error::Internal(format!("{} is missing", s.image)))?;
-        rows.push((Picture::decode(bytes, &s.image)?, row));
-    }
-    bar.finish_and_clear();
-
-    let path = folder.join("sheet.png");
-    let picture = sheet(&prompt, seed, &shown, &rows)
-        .ok_or_else(|| Error::Internal("the sheet has no pictures".into()))?;
-    write_png(&path, &picture, &[])?;
-    crate::print(format!("{}\n", path.display()).as_bytes())
+    output::check(&folder.join("sheet.png"))?;
+    Ok(made)
 }
 
-fn sheet(prompt: &str, seed: u64, shown: &[Shown], rows: &[(Picture, Vec<Picture>)]) -> Option<Picture> {
-    let (w, h) = (rows.first()?.0.width, rows.first()?.0.height);
-    let (cell_w, cell_h) = (w + GAP, h + GAP + 16);
-    let title = 40;
-    let mut sheet =
-        Sheet::new(GAP + cell_w * (COLUMNS.len() + 1), title + HEADING + cell_h * rows.len() + GAP);
-    let (black, grey) = ([20, 20, 20], [110, 110, 110]);
-    sheet.text(&format!("\"{prompt}\", seed {seed}, in the style of each reference"), GAP, 14, 2, black);
-    sheet.text("reference", GAP, title + 16, 1, black);
-    for (i, (_, first, second, _)) in COLUMNS.iter().enumerate() {
-        let x = GAP + cell_w * (i + 1);
-        sheet.text(first, x, title + 16, 1, black);
-        sheet.text(second, x, title + 30, 1, grey);
-    }
-    for (r, ((reference, pictures), s)) in rows.iter().zip(shown).enumerate() {
-        let y = title + HEADING + cell_h * r;
-        sheet.paste(reference, GAP, y, 1);
-        sheet.text(&s.content, GAP, y + h + 4, 1, grey);
-        for (i, picture) in pictures.iter().enumerate() {
-            sheet.paste(picture, GAP + cell_w * (i + 1), y, 1);
+/// Paints everything, and then writes it.
+fn paint(script: &Script, folder: &Path, quiet: bool, stop: Arc<AtomicBool>) -> Result<PathBuf, Error> {
+    let lines = !std::io::stderr().is_terminal();
+    // Without a reference the picture is the same in every row: it is painted once.
+    let pictures = script.shown.len() * (METHODS.len() - 1) + 1;
+    let bar = progress::bar(
+        quiet || lines,
+        pictures as u64,
+        "painting [{bar:40}] {pos}/{len} {elapsed} < {eta} {msg}",
+    );
+    let mut files = Files::default();
+    let mut alone: Option<Picture> = None;
+    let mut rows = Vec::new();
+    for shown in &script.shown {
+        let bytes = embedded::file(&shown.image)
+            .ok_or_else(|| Error::Internal(format!("{} is not in the embedded model", shown.image)))?;
+        let reference = Picture::decode(bytes, &shown.image)?;
+        files.add(
+            &folder.join(format!("reference-{}.png", dashed(&shown.style))),
+            &encode_png(&reference, &[]),
+        )?;
+        let mut row =
+            Row { caption: format!("{}: {}", shown.style, shown.content), pictures: vec![reference] };
+        for method in METHODS {
+            if let (None, Some(done)) = (method.inject, &alone) {
+                row.pictures.push(done.clone());
+                continue;
+            }
+            let name = match method.inject {
+                None => method.name.to_owned(),
+                Some(_) => format!("{}-{}", dashed(&shown.style), method.name),
+            };
+            bar.set_message(name.clone());
+            let (plan, output) = one(script, shown, method, &bar, stop.clone())?;
+            files.add(&folder.join(format!("{name}.png")), &png(&plan, 0, &output)?)?;
+            if method.inject.is_none() {
+                alone = Some(output.picture.clone());
+            }
+            row.pictures.push(output.picture);
+            bar.inc(1);
+            if lines && !quiet {
+                say(&format!(
+                    "{} of {pictures}: {name}, {:.0} s",
+                    bar.position(),
+                    bar.elapsed().as_secs_f64()
+                ));
+            }
         }
+        rows.push(row);
     }
-    sheet.into_picture()
+    bar.finish_and_clear();
+    let title = format!("\"{}\", seed {}, in the style of each reference", script.prompt, script.seed);
+    let columns: Vec<Column> = METHODS.iter().map(|m| m.column).collect();
+    let sheet =
+        sheet(&title, &columns, &rows).ok_or_else(|| Error::Internal("the sheet has no pictures".into()))?;
+    let path = folder.join("sheet.png");
+    files.add(&path, &encode_png(&sheet, &[]))?;
+    if stop.load(Ordering::Relaxed) {
+        return Err(Error::Cancelled);
+    }
+    files.finish()?;
+    Ok(path)
+}
+
+fn one(
+    script: &Script,
+    shown: &Shown,
+    method: &Method,
+    bar: &ProgressBar,
+    stop: Arc<AtomicBool>,
+) -> Result<(Plan, Output), Error> {
+    let mut request =
+        Request { prompt: script.prompt.clone(), seed: Some(script.seed), ..Request::default() };
+    if let Some(preset) = method.inject {
+        let mut reference = Reference::new(Path::new("embedded").join(&shown.image));
+        reference.inject = Inject::Preset(preset);
+        reference.subtract = method.subtract.then(|| Subtract { text: shown.content.clone(), scale: None });
+        request.references.push(reference);
+    }
+    let plan = Plan::resolve(&request)?;
+    let output = generate(&plan, &mut Progress::inner(bar, stop))?.pop();
+    output.map(|output| (plan, output)).ok_or_else(|| Error::Internal("no picture was made".into()))
+}
+
+fn dashed(text: &str) -> String {
+    text.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect()
 }

@@ -1,36 +1,38 @@
 //! `instantstyle inspect`.
 
+use crate::{print, say, shown};
 use clap::ArgMatches;
+use instantstyle_engine::Error;
 use instantstyle_engine::inspect::inspect;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// Runs the subcommand: ends with the worst status of its paths.
-pub fn run(arguments: &ArgMatches) -> ExitCode {
+pub fn run(arguments: &ArgMatches) -> Result<u8, Error> {
+    let as_json = arguments.get_flag("json");
     let mut status = 0;
-    let mut reports = Vec::new();
+    let mut reports: Vec<Value> = Vec::new();
     for path in arguments.get_many::<PathBuf>("path").expect("required") {
         match inspect(path) {
             Ok(report) => {
                 if !report.problems.is_empty() {
                     status = status.max(3);
                 }
-                if arguments.get_flag("json") {
+                if as_json {
                     reports.push(report.to_json());
-                } else if crate::print(report.to_string().as_bytes()).is_err() {
-                    return ExitCode::from(4);
+                } else {
+                    print(report.to_string().as_bytes())?;
                 }
             }
             Err(e) => {
                 status = status.max(e.exit_code());
-                reports.push(json!({ "path": path, "error": e.to_string() }));
-                eprintln!("error: {e}");
+                reports.push(json!({ "path": shown(path), "error": e.to_string() }));
+                say(&format!("error: {e}"));
             }
         }
     }
-    if arguments.get_flag("json") && crate::print(format!("{:#}\n", json!(reports)).as_bytes()).is_err() {
-        return ExitCode::from(4);
+    if as_json {
+        print(format!("{:#}\n", Value::from(reports)).as_bytes())?;
     }
-    ExitCode::from(status)
+    Ok(status)
 }

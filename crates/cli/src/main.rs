@@ -4,85 +4,127 @@ mod demo;
 mod flags;
 mod generate;
 mod inspect;
+mod man;
 mod output;
+mod overrides;
 mod progress;
 mod sheet;
 
+use clap::ArgMatches;
 use instantstyle_engine::Error;
-use std::io::Write;
+use serde_json::json;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn main() -> ExitCode {
-    let matches = flags::command().get_matches();
+    let matches = match flags::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(e) => return usage(&e),
+    };
+    let (name, arguments) = matches.subcommand().expect("a subcommand is required");
+    let asked = |name: &str| arguments.try_get_one::<bool>(name).ok().flatten() == Some(&true);
+    match run(name, arguments) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => fail(&e, asked("json")),
+    }
+}
+
+fn run(name: &str, arguments: &ArgMatches) -> Result<u8, Error> {
+    if let Some(n) = arguments.try_get_one::<u16>("threads").ok().flatten() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(*n as usize).build_global();
+        pool.map_err(|e| Error::Machine(format!("{n} threads: {e}")))?;
+    }
+    match name {
+        "generate" => generate::run(arguments, on_interrupt())?,
+        "demo" => demo::run(arguments, on_interrupt())?,
+        "inspect" => return inspect::run(arguments),
+        "completions" => {
+            let shell = *arguments.get_one::<clap_complete::Shell>("shell").expect("required");
+            let mut out = Vec::new();
+            clap_complete::generate(shell, &mut flags::command(), "instantstyle", &mut out);
+            print(&out)?;
+        }
+        _ => man::run(arguments)?,
+    }
+    Ok(0)
+}
+
+/// A flag that Ctrl-C sets; the work sees it before its next step. A second Ctrl-C ends the program at once: files get
+/// their names when they are whole.
+fn on_interrupt() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
-    // A second Ctrl-C ends the program at once; everything that is written is written whole, by renaming.
     let handled = ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
     });
     if let Err(e) = handled {
-        eprintln!("warning: Ctrl-C will stop the program at once ({e})");
+        say(&format!("note: Ctrl-C will stop the program at once ({e})"));
     }
-    let (name, arguments) = matches.subcommand().expect("a subcommand is required");
-    let json = name == "generate" && arguments.get_flag("json");
-    if let Some(n) = arguments.try_get_one::<u16>("threads").ok().flatten() {
-        if let Err(e) = rayon::ThreadPoolBuilder::new().num_threads(*n as usize).build_global() {
-            eprintln!("warning: {e}");
-        }
-    }
-    let result = match name {
-        "generate" => generate::run(arguments, stop),
-        "demo" => demo::run(arguments, stop),
-        "inspect" => return inspect::run(arguments),
-        "completions" => {
-            let shell = *arguments.get_one::<clap_complete::Shell>("shell").expect("required");
-            let mut out = Vec::new();
-            clap_complete::generate(shell, &mut flags::command(), "instantstyle", &mut out);
-            print(&out)
-        }
-        _ => {
-            let mut out = Vec::new();
-            clap_mangen::Man::new(flags::command())
-                .render(&mut out)
-                .map_err(|e| Error::Internal(e.to_string()))
-                .and_then(|()| print(&out))
-        }
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(e) => fail(&e, json),
-    }
+    stop
 }
 
 /// Writes to standard output; a reader that has gone away is no fault.
 fn print(bytes: &[u8]) -> Result<(), Error> {
-    match std::io::stdout().lock().write_all(bytes) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Error::Machine(format!("standard output: {e}")))
-        }
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(Error::Machine(format!("standard output: {e}"))),
         _ => Ok(()),
     }
 }
 
-fn fail(e: &Error, json: bool) -> ExitCode {
-    if json {
-        let (kind, place) = match e {
-            Error::Request { field, .. } => ("request", serde_json::json!({ "field": field })),
-            Error::File { path, .. } => ("file", serde_json::json!({ "path": path })),
-            Error::Machine(_) => ("machine", serde_json::json!({})),
-            Error::Internal(_) => ("internal", serde_json::json!({})),
-            Error::Cancelled => ("cancelled", serde_json::json!({})),
-        };
-        let mut error = serde_json::json!({ "kind": kind, "message": e.to_string() });
-        if let (Some(error), Some(place)) = (error.as_object_mut(), place.as_object()) {
-            error.extend(place.clone());
-        }
-        let _ = print(format!("{}\n", serde_json::json!({ "error": error })).as_bytes());
+/// A line on standard error. Unlike `eprintln!` it does not mind that nobody reads it.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}
+
+/// A path as JSON: names that are not Unicode are shown as well as they can be.
+fn shown(path: &std::path::Path) -> serde_json::Value {
+    serde_json::Value::from(path.to_string_lossy())
+}
+
+/// Help, version, or a command line that cannot be read.
+fn usage(e: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !e.use_stderr() || e.kind() == DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = e.print();
+        return ExitCode::from(if e.use_stderr() { 2 } else { 0 });
     }
-    eprintln!("error: {e}");
+    let message = one_line(&e.render().to_string());
+    if std::env::args_os().any(|a| a == "--json") {
+        let _ =
+            print(format!("{}\n", json!({ "error": { "kind": "usage", "message": message } })).as_bytes());
+    }
+    say(&format!("error: {message}"));
+    ExitCode::from(2)
+}
+
+/// The message of the argument parser on one line, like all others.
+fn one_line(rendered: &str) -> String {
+    let lines = rendered.lines().map(str::trim).filter(|l| !l.is_empty());
+    let told: Vec<&str> = lines.filter(|l| !l.starts_with("Usage:") && !l.starts_with("For more")).collect();
+    let message = told.join("; ").replace(":; ", ": ");
+    format!("{}; see --help", message.trim_start_matches("error: "))
+}
+
+fn fail(e: &Error, as_json: bool) -> ExitCode {
+    if as_json {
+        let error = match e {
+            Error::Request { field, message } => {
+                json!({ "kind": "request", "field": field, "message": message })
+            }
+            Error::File { path, message } => {
+                json!({ "kind": "file", "path": shown(path), "message": message })
+            }
+            Error::Machine(message) => json!({ "kind": "machine", "message": message }),
+            Error::Internal(message) => json!({ "kind": "internal", "message": message }),
+            Error::Cancelled => json!({ "kind": "cancelled", "message": "cancelled" }),
+        };
+        let _ = print(format!("{}\n", json!({ "error": error })).as_bytes());
+    }
+    say(&format!("error: {e}"));
     ExitCode::from(e.exit_code())
 }

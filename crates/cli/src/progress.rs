@@ -1,62 +1,87 @@
 //! Progress on standard error: a bar with an estimate on a terminal, plain lines elsewhere.
 
-use indicatif::{ProgressBar, ProgressStyle};
+use crate::say;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use instantstyle_engine::{Event, Observer};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// Between two plain lines.
+const EVERY: Duration = Duration::from_secs(10);
 
 /// Shows one request's progress and passes Ctrl-C on.
 pub struct Progress {
     bar: ProgressBar,
     quiet: bool,
-    terminal: bool,
+    /// No terminal: lines instead of a bar.
+    lines: bool,
     stop: Arc<AtomicBool>,
-    /// Progress that others show; only notices are printed.
-    silent_steps: bool,
+    /// Since denoising began, and of the last line.
+    since: Instant,
+    last: Instant,
 }
 
 impl Progress {
     /// Progress of one request.
     pub fn new(quiet: bool, stop: Arc<AtomicBool>) -> Self {
-        let terminal = std::io::stderr().is_terminal();
-        let bar = if quiet || !terminal { ProgressBar::hidden() } else { ProgressBar::new(0) };
-        let style = ProgressStyle::with_template("{msg:12} [{bar:40}] {pos}/{len} {elapsed} < {eta}");
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "));
-        Progress { bar, quiet, terminal, stop, silent_steps: false }
+        let lines = !std::io::stderr().is_terminal();
+        let bar = bar(quiet || lines, 0, "{msg:10} [{bar:40}] {pos}/{len} {elapsed} < {eta}");
+        Progress { bar, quiet, lines: lines && !quiet, stop, since: Instant::now(), last: Instant::now() }
     }
 
-    /// Without steps and stages: a caller shows the progress of a whole series.
-    pub fn inner(stop: Arc<AtomicBool>) -> Self {
-        let mut progress = Progress::new(false, stop);
-        progress.silent_steps = true;
-        progress
+    /// Where a caller shows the progress of a whole series: only passes Ctrl-C on.
+    pub fn inner(series: &ProgressBar, stop: Arc<AtomicBool>) -> Self {
+        Progress {
+            bar: series.clone(),
+            quiet: true,
+            lines: false,
+            stop,
+            since: Instant::now(),
+            last: Instant::now(),
+        }
     }
+
+    fn step(&mut self, done: usize, all: usize, what: String) {
+        self.bar.set_length(all as u64);
+        self.bar.set_position(done as u64);
+        if self.lines && (done == all || self.last.elapsed() >= EVERY) {
+            self.last = Instant::now();
+            let seconds = self.since.elapsed().as_secs_f64();
+            let left = seconds / done as f64 * (all - done) as f64;
+            let left = if done == all { String::new() } else { format!(", {left:.0} s left") };
+            say(&format!("{what}, {seconds:.1} s{left}"));
+        }
+    }
+}
+
+/// A bar in the program's style.
+pub fn bar(hidden: bool, length: u64, template: &str) -> ProgressBar {
+    let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(length), target).with_style(style.progress_chars("=> "))
 }
 
 impl Observer for Progress {
     fn event(&mut self, event: Event) {
+        if self.quiet {
+            return;
+        }
         match event {
-            Event::Notice(text) if !self.quiet => self.bar.suspend(|| eprintln!("note: {text}")),
-            _ if self.silent_steps || self.quiet => {}
+            Event::Notice(text) => self.bar.suspend(|| say(&format!("note: {text}"))),
             Event::Stage(stage) => {
                 self.bar.set_message(stage.to_owned());
-                if !self.terminal {
-                    eprintln!("{stage} …");
+                self.bar.reset_eta();
+                (self.since, self.last) = (Instant::now(), Instant::now());
+                if self.lines {
+                    say(&format!("{stage} …"));
                 }
             }
             Event::Step { picture, pictures, step, steps } => {
-                self.bar.set_length((pictures * steps) as u64);
-                self.bar.set_position((picture * steps + step) as u64);
-                if !self.terminal && step == steps {
-                    eprintln!(
-                        "picture {} of {pictures}: {steps} steps in {:.1} s",
-                        picture + 1,
-                        self.bar.elapsed().as_secs_f64()
-                    );
-                }
+                let what = format!("picture {} of {pictures}, step {step} of {steps}", picture + 1);
+                self.step(picture * steps + step, pictures * steps, what);
             }
-            Event::Notice(_) => {}
         }
     }
 
@@ -67,6 +92,8 @@ impl Observer for Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        self.bar.finish_and_clear();
+        if !self.quiet {
+            self.bar.finish_and_clear();
+        }
     }
 }

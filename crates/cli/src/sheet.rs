@@ -1,19 +1,98 @@
 //! Contact sheets: labelled pictures on a grid.
 
 use font8x8::UnicodeFonts;
-use instantstyle_engine::picture::Picture;
+use instantstyle_engine::picture::{Filter, Picture, resize};
 
-/// A picture being drawn on, white at first.
-pub struct Sheet {
+/// A column of methods.
+#[derive(Clone, Copy)]
+pub struct Column {
+    /// Its name.
+    pub heading: &'static str,
+    /// What it does, in a few words.
+    pub about: &'static str,
+}
+
+/// A row of pictures.
+pub struct Row {
+    /// Below the first picture.
+    pub caption: String,
+    /// The reference, then one for each column.
+    pub pictures: Vec<Picture>,
+}
+
+/// Side that pictures are enlarged to, by a whole factor.
+const SIDE: usize = 256;
+/// Between pictures, in pixels.
+const GAP: usize = 16;
+/// Pixels of one dot of a letter.
+const DOT: usize = 2;
+const LETTER: usize = 8 * DOT;
+const LINE: usize = LETTER + 6;
+const BLACK: [u8; 3] = [24, 24, 24];
+const GREY: [u8; 3] = [112, 112, 112];
+const WHITE: u8 = 255;
+
+/// Draws a sheet: a title, the columns' headings, and the rows. `None` without pictures.
+pub fn sheet(title: &str, columns: &[Column], rows: &[Row]) -> Option<Picture> {
+    let first = rows.first()?.pictures.first()?;
+    let factor = (SIDE / first.width.max(first.height)).max(1);
+    let (w, h) = (first.width * factor, first.height * factor);
+    let letters = w / LETTER;
+    let abouts: Vec<Vec<String>> = columns.iter().map(|c| wrapped(c.about, letters)).collect();
+    let captions: Vec<Vec<String>> = rows.iter().map(|r| wrapped(&r.caption, letters)).collect();
+    let lines = |texts: &[Vec<String>]| texts.iter().map(Vec::len).max().unwrap_or(0);
+    let heading = GAP + LINE + lines(&abouts) * LINE;
+    let row_height = h + 4 + lines(&captions) * LINE + GAP / 2;
+    let title_height = GAP + LINE * 2;
+    let width = GAP + (w + GAP) * (columns.len() + 1);
+    let mut canvas = Canvas::new(width, title_height + heading + row_height * rows.len() + GAP / 2);
+
+    canvas.text(title, GAP, GAP + LINE / 2, BLACK);
+    canvas.text("reference", GAP, title_height + GAP, BLACK);
+    for (i, (column, about)) in columns.iter().zip(&abouts).enumerate() {
+        let x = GAP + (w + GAP) * (i + 1);
+        canvas.text(column.heading, x, title_height + GAP, BLACK);
+        for (l, line) in about.iter().enumerate() {
+            canvas.text(line, x, title_height + GAP + LINE * (l + 1), GREY);
+        }
+    }
+    for (r, (row, caption)) in rows.iter().zip(&captions).enumerate() {
+        let y = title_height + heading + row_height * r;
+        for (i, picture) in row.pictures.iter().enumerate() {
+            canvas.paste(&resize(picture, w, h, Filter::Lanczos), GAP + (w + GAP) * i, y);
+        }
+        for (l, line) in caption.iter().enumerate() {
+            canvas.text(line, GAP, y + h + 4 + LINE * l, GREY);
+        }
+    }
+    Picture::new(canvas.width, canvas.height, canvas.rgb)
+}
+
+/// Lines of at most so many letters, broken between words.
+fn wrapped(text: &str, letters: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= letters => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+/// A picture being drawn on; what lies outside is not drawn.
+struct Canvas {
     width: usize,
     height: usize,
     rgb: Vec<u8>,
 }
 
-impl Sheet {
-    /// A white sheet, in pixels.
-    pub fn new(width: usize, height: usize) -> Self {
-        Sheet { width, height, rgb: vec![255; width * height * 3] }
+impl Canvas {
+    fn new(width: usize, height: usize) -> Self {
+        Canvas { width, height, rgb: vec![WHITE; width * height * 3] }
     }
 
     fn set(&mut self, x: usize, y: usize, colour: [u8; 3]) {
@@ -22,38 +101,47 @@ impl Sheet {
         }
     }
 
-    /// Pastes a picture enlarged by a whole factor.
-    pub fn paste(&mut self, picture: &Picture, x: usize, y: usize, scale: usize) {
-        let (w, h) = (picture.width, picture.height);
-        for py in 0..h * scale {
-            for px in 0..w * scale {
-                let at = (py / scale * w + px / scale) * 3;
-                let c = &picture.rgb[at..at + 3];
-                self.set(x + px, y + py, [c[0], c[1], c[2]]);
-            }
+    fn paste(&mut self, picture: &Picture, x: usize, y: usize) {
+        for (i, pixel) in picture.rgb.as_chunks::<3>().0.iter().enumerate() {
+            self.set(x + i % picture.width, y + i / picture.width, *pixel);
         }
     }
 
-    /// Writes a line of text, `scale` times 8 × 8 pixels a letter.
-    pub fn text(&mut self, text: &str, x: usize, y: usize, scale: usize, colour: [u8; 3]) {
+    fn text(&mut self, text: &str, x: usize, y: usize, colour: [u8; 3]) {
         for (i, letter) in text.chars().enumerate() {
             let Some(rows) = font8x8::BASIC_FONTS.get(letter) else { continue };
             for (row, bits) in rows.iter().enumerate() {
                 for column in (0..8).filter(|c| bits >> c & 1 == 1) {
-                    for d in 0..scale * scale {
-                        self.set(
-                            x + (i * 8 + column) * scale + d % scale,
-                            y + row * scale + d / scale,
-                            colour,
-                        );
+                    for d in 0..DOT * DOT {
+                        self.set(x + i * LETTER + column * DOT + d % DOT, y + row * DOT + d / DOT, colour);
                     }
                 }
             }
         }
     }
+}
 
-    /// The finished picture.
-    pub fn into_picture(self) -> Option<Picture> {
-        Picture::new(self.width, self.height, self.rgb)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_stay_whole() {
+        assert_eq!(wrapped("every block: the content", 12), ["every block:", "the content"]);
+        assert_eq!(wrapped("incomprehensibility", 4), ["incomprehensibility"]);
+        assert!(wrapped("", 4).is_empty());
+    }
+
+    #[test]
+    fn a_sheet_holds_every_picture() {
+        let grey = |v: u8| Picture::new(64, 64, vec![v; 64 * 64 * 3]).unwrap();
+        let columns = [Column { heading: "one", about: "the first" }, Column { heading: "two", about: "" }];
+        let rows = [Row { caption: "a cat".into(), pictures: vec![grey(10), grey(100), grey(200)] }];
+        let sheet = sheet("title", &columns, &rows).unwrap();
+        for v in [10, 100, 200] {
+            let n = sheet.rgb.as_chunks::<3>().0.iter().filter(|p| **p == [v; 3]).count();
+            assert_eq!(n, 256 * 256, "{v}");
+        }
+        assert!(super::sheet("title", &columns, &[]).is_none());
     }
 }

@@ -25,7 +25,8 @@ fn refused(arguments: &[&str], status: i32, words: &[&str]) {
     let out = run(arguments);
     let error = text(&out.stderr);
     assert_eq!(out.status.code(), Some(status), "{arguments:?}: {error}");
-    let line = error.lines().find(|l| l.starts_with("error: ")).unwrap_or_else(|| panic!("{arguments:?}: {error}"));
+    let line =
+        error.lines().find(|l| l.starts_with("error: ")).unwrap_or_else(|| panic!("{arguments:?}: {error}"));
     for word in words {
         assert!(line.contains(word), "{arguments:?}: no {word:?} in {line}");
     }
@@ -39,8 +40,10 @@ fn folder() -> (tempfile::TempDir, impl Fn(&str) -> String) {
 }
 
 fn files(dir: &Path) -> Vec<String> {
-    let mut names: Vec<String> =
-        std::fs::read_dir(dir).expect("a folder").map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .expect("a folder")
+        .map(|e| e.expect("an entry").file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     names
 }
@@ -66,7 +69,19 @@ fn several_pictures_equal_single_ones() {
     let (dir, at) = folder();
     let job = fixture("cases/sd15-s-euler/job.json");
     let latents = at("l.safetensors");
-    let done = run(&["generate", "--job", &job, "--count", "3", "--seed", "7", "--out", &at("x.png"), "--save-latents", &latents]);
+    let done = run(&[
+        "generate",
+        "--job",
+        &job,
+        "--count",
+        "3",
+        "--seed",
+        "7",
+        "--out",
+        &at("x.png"),
+        "--save-latents",
+        &latents,
+    ]);
     assert!(done.status.success(), "{}", text(&done.stderr));
     let done = run(&["generate", "--job", &job, "--seed", "8", "--out", &at("single.png")]);
     assert!(done.status.success(), "{}", text(&done.stderr));
@@ -82,7 +97,10 @@ fn a_weight_of_zero_leaves_no_trace() {
     let adapter = fixture("adapters/sdxl-a-base.safetensors");
     let encoder = fixture("models/vit-b");
     let image = fixture("images/rings.png");
-    let common = ["generate", "--model", &model, "--prompt", "a ship", "--width", "48", "--height", "64", "--steps", "3"];
+    let common = [
+        "generate", "--model", &model, "--prompt", "a ship", "--width", "48", "--height", "64", "--steps",
+        "3",
+    ];
     let latents = |name: &str, more: &[&str]| {
         let (png, file) = (at(&format!("{name}.png")), at(name));
         let mut all = common.to_vec();
@@ -105,7 +123,8 @@ fn bad_requests_end_with_2() {
     let model = fixture("models/sd15-a");
     let image = fixture("images/rings.png");
     let with = |more: &[&'static str]| {
-        let all: Vec<&str> = ["generate", "--model", &model].into_iter().chain(more.iter().copied()).collect();
+        let all: Vec<&str> =
+            ["generate", "--model", &model].into_iter().chain(more.iter().copied()).collect();
         all.into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
     let refuse = |more: &[&'static str], words: &[&str]| {
@@ -120,7 +139,7 @@ fn bad_requests_end_with_2() {
     refuse(&["--seed", "-4"], &["seed"]);
     refuse(&["--width", "63"], &["width", "multiple of 8"]);
     refuse(&["--sampler", "nope"], &["sampler", "euler_a"]);
-    refuse(&["--adapter", "x"], &["references[0].image"]);
+    refuse(&["--adapter", "x"], &["--adapter", "--reference FILE"]);
     refused(&["generate", "--model", &model, "--reference", &image], 2, &["references[0].adapter"]);
     let adapter = fixture("adapters/sd15-a-base.safetensors");
     let plus = fixture("adapters/sd15-a-plus.safetensors");
@@ -143,11 +162,25 @@ fn files_that_do_not_fit_end_with_3() {
     let (_dir, at) = folder();
     let (sd15, sdxl) = (fixture("models/sd15-a"), fixture("models/sdxl-a"));
     let image = fixture("images/rings.png");
-    let (a15, axl) = (fixture("adapters/sd15-a-base.safetensors"), fixture("adapters/sdxl-a-base.safetensors"));
+    let (a15, axl) =
+        (fixture("adapters/sd15-a-base.safetensors"), fixture("adapters/sdxl-a-base.safetensors"));
     let (vit_a, vit_b) = (fixture("models/vit-a"), fixture("models/vit-b"));
     let with = |model: &str, image: &str, adapter: &str, encoder: &str, words: &[&str]| {
-        let all =
-            ["generate", "--model", model, "--reference", image, "--adapter", adapter, "--image-encoder", encoder, "--out", &at("o.png"), "--steps", "2"];
+        let all = [
+            "generate",
+            "--model",
+            model,
+            "--reference",
+            image,
+            "--adapter",
+            adapter,
+            "--image-encoder",
+            encoder,
+            "--out",
+            &at("o.png"),
+            "--steps",
+            "2",
+        ];
         refused(&all, 3, words);
     };
     with(&sd15, &image, &axl, &vit_a, &["another family", "Stable Diffusion 1.5"]);
@@ -176,7 +209,10 @@ fn files_that_do_not_fit_end_with_3() {
         ("overlapping", header(two, 6)),
         ("dtype", header(r#"{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}"#, 4)),
         ("shape", header(r#"{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}"#, 4)),
-        ("overflow", header(r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,4]}}"#, 4)),
+        (
+            "overflow",
+            header(r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,4]}}"#, 4),
+        ),
         ("html", b"<!DOCTYPE html><html><body>Sign in</body></html>".to_vec()),
         // A pickle that calls os.system.
         ("code", b"\x80\x02cos\nsystem\nq\x00X\x02\x00\x00\x00lsq\x01\x85q\x02Rq\x03.".to_vec()),
@@ -249,13 +285,21 @@ fn json_speaks_of_results_and_errors() {
     assert_eq!(report["plan"]["request"]["steps"], 5);
     let out = run(&["generate", "--job", &job, "--json", "--steps", "0"]);
     let report: serde_json::Value = serde_json::from_slice(&out.stdout).expect("one JSON object");
-    assert_eq!((report["error"]["kind"].as_str(), report["error"]["field"].as_str()), (Some("request"), Some("steps")));
-    let out = run(&["inspect", "--json", &fixture("models/sdxl-a"), &fixture("adapters/sdxl-a-plus.safetensors")]);
+    assert_eq!(
+        (report["error"]["kind"].as_str(), report["error"]["field"].as_str()),
+        (Some("request"), Some("steps"))
+    );
+    let out =
+        run(&["inspect", "--json", &fixture("models/sdxl-a"), &fixture("adapters/sdxl-a-plus.safetensors")]);
     assert!(out.status.success(), "{}", text(&out.stderr));
     let report: serde_json::Value = serde_json::from_slice(&out.stdout).expect("a JSON list");
     assert_eq!(report[0]["fits"][0], "sdxl");
-    let style: Vec<&serde_json::Value> =
-        report[0]["attention"].as_array().expect("sites").iter().filter(|s| s["roles"][0] == "style").collect();
+    let style: Vec<&serde_json::Value> = report[0]["attention"]
+        .as_array()
+        .expect("sites")
+        .iter()
+        .filter(|s| s["roles"][0] == "style")
+        .collect();
     assert_eq!(style.len(), 1);
     assert_eq!(style[0]["group"], "up_blocks.0.attentions.1");
     assert_eq!(report[1]["what"], "IP-Adapter Plus");
@@ -280,7 +324,20 @@ fn an_interrupt_leaves_nothing_behind() {
     let (dir, at) = folder();
     let job = fixture("cases/sd15-a-euler/job.json");
     let mut child = program()
-        .args(["generate", "--job", &job, "--steps", "1000", "--width", "256", "--height", "256", "--out", &at("x.png"), "--quiet"])
+        .args([
+            "generate",
+            "--job",
+            &job,
+            "--steps",
+            "1000",
+            "--width",
+            "256",
+            "--height",
+            "256",
+            "--out",
+            &at("x.png"),
+            "--quiet",
+        ])
         .spawn()
         .expect("the program starts");
     std::thread::sleep(std::time::Duration::from_millis(1500));

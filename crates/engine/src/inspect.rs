@@ -2,14 +2,15 @@
 
 use crate::encode::{text_config, vision_config};
 use crate::error::Error;
-use crate::family;
+use crate::family::{self, FAMILIES, Family};
 use crate::injection::{groups, preset_blocks};
-use crate::model::Place;
-use crate::request::PRESETS;
+use crate::model::{EMBEDDED, Place};
+use crate::picture::Picture;
+use crate::request::{PRESETS, Preset, Request};
 use crate::sampler::SchedulerConfig;
 use instantstyle_nets::clip::{TextEncoder, VisionEncoder};
 use instantstyle_nets::ip_adapter::{AdapterShape, IpAdapter, Kind};
-use instantstyle_nets::unet::{UNet, UNetConfig, covers, sites};
+use instantstyle_nets::unet::{Site, UNet, UNetConfig, covers, sites};
 use instantstyle_nets::vae::{Decoder, Encoder, VaeConfig};
 use instantstyle_nets::weights::Weights;
 use serde_json::{Value, json};
@@ -64,7 +65,7 @@ impl Report {
             .map(|(g, n, roles)| json!({ "group": g, "sites": n, "roles": roles }))
             .collect();
         json!({
-            "path": self.path, "what": self.what, "fits": self.fits, "needs": self.needs,
+            "path": self.path.to_string_lossy(), "what": self.what, "fits": self.fits, "needs": self.needs,
             "facts": self.facts.iter().cloned().collect::<serde_json::Map<_, _>>(),
             "attention": sites, "problems": self.problems,
         })
@@ -75,19 +76,19 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         writeln!(f, "{}: {}", self.path.display(), self.what)?;
         if !self.fits.is_empty() {
-            writeln!(f, "  fits       {}", self.fits.join(", "))?;
+            writeln!(f, "  fits            {}", self.fits.join(", "))?;
         }
         for (name, value) in &self.facts {
-            writeln!(f, "  {name:10} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))?;
+            writeln!(f, "  {name:15} {}", value.as_str().map_or_else(|| value.to_string(), str::to_owned))?;
         }
         for need in &self.needs {
-            writeln!(f, "  needs      {need}")?;
+            writeln!(f, "  needs           {need}")?;
         }
         for (group, n, roles) in &self.sites {
-            writeln!(f, "  attention  {group:32} {n:2} sites  {}", roles.join(", "))?;
+            writeln!(f, "  attention       {group:32} {n:2} sites  {}", roles.join(", "))?;
         }
         for problem in &self.problems {
-            writeln!(f, "  PROBLEM    {problem}")?;
+            writeln!(f, "  PROBLEM         {problem}")?;
         }
         Ok(())
     }
@@ -101,10 +102,16 @@ impl std::fmt::Display for Report {
 pub fn inspect(path: &Path) -> Result<Report, Error> {
     let place = Place::Disk(path.to_owned());
     if !path.exists() {
+        if path == Path::new(EMBEDDED) && Place::embedded().join("model_index.json").exists() {
+            return model(path, &Place::embedded());
+        }
         return Err(Error::file(path, "there is no such file or folder"));
     }
-    if path.is_file() {
-        return file(path, &place.weights()?);
+    if !path.is_dir() {
+        return match place.weights() {
+            Ok(weights) => file(path, &weights),
+            Err(e) => other_file(path).unwrap_or(Err(e)),
+        };
     }
     if place.join("model_index.json").exists() {
         return model(path, &place);
@@ -118,10 +125,64 @@ pub fn inspect(path: &Path) -> Result<Report, Error> {
         report.fact("tokens", tokenizer.vocab_size());
         return Ok(report);
     }
+    if place.join("scheduler_config.json").exists() {
+        let mut report = Report::new(path, "configuration of a sampler");
+        scheduler(&mut report, &place);
+        return Ok(report);
+    }
+    let inside = weight_files(path);
+    let hint = if inside.is_empty() {
+        String::new()
+    } else {
+        format!("; inspect what is in it: {}", inside.join(", "))
+    };
     Err(Error::file(
         path,
-        "is neither a model folder (model_index.json), a component (config.json), nor a tokenizer",
+        format!(
+            "is neither a model folder (model_index.json), a component (config.json), nor a tokenizer{hint}"
+        ),
     ))
+}
+
+/// Names of a few weight files in a folder.
+fn weight_files(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let weights =
+        |name: &String| [".safetensors", ".bin", ".ckpt", ".pth", ".pt"].iter().any(|e| name.ends_with(e));
+    let mut names: Vec<String> =
+        entries.filter_map(|e| e.file_name().into_string().ok()).filter(weights).collect();
+    names.sort();
+    names.truncate(8);
+    names
+}
+
+/// Files that are no weights, but that requests know: pictures, and jobs.
+fn other_file(path: &Path) -> Option<Result<Report, Error>> {
+    use std::io::Read;
+    let mut head = Vec::new();
+    std::fs::File::open(path).ok()?.take(16).read_to_end(&mut head).ok()?;
+    let pictures: [&[u8]; 7] = [b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*"];
+    if pictures.iter().any(|magic| head.starts_with(magic)) {
+        return Some(Picture::open(path).map_err(Error::from).map(|picture| {
+            let mut report = Report::new(path, "picture, for references and masks");
+            report.fact("pixels", format!("{} x {}", picture.width, picture.height));
+            if let Ok(request) = Request::from_file(path) {
+                report.what = "picture made by instantstyle".to_owned();
+                report.fact("prompt", request.prompt);
+                report.fact("seed", request.seed);
+            }
+            report
+        }));
+    }
+    if head.trim_ascii_start().starts_with(b"{") {
+        return Some(Request::from_file(path).map(|request| {
+            let mut report = Report::new(path, "request (a job)");
+            report.fact("prompt", request.prompt);
+            report.fact("references", request.references.len());
+            report
+        }));
+    }
+    None
 }
 
 fn weights_facts(report: &mut Report, weights: &Weights) {
@@ -140,20 +201,24 @@ fn file(path: &Path, weights: &Weights) -> Result<Report, Error> {
     let any = |part: &str| weights.keys().any(|k| k.contains(part));
     let mut report = if any("ip_adapter.") || any("image_proj.") {
         adapter(path, weights)
-    } else if weights.has_prefix("model.diffusion_model.") {
-        unsupported(path, "whole checkpoint in one file (original names)")
-    } else if any("lora_down") || any("lora_A") || any("hada_w") || any("lokr_w") {
+    } else if any("perceiver_resampler.") {
+        unsupported(path, "FaceID adapter")
+    } else if weights.has_prefix("model.diffusion_model.") || weights.has_prefix("conditioner.embedders.") {
+        single_file(path, weights)
+    } else if LORA.iter().any(|k| any(k)) {
         unsupported(path, "LoRA")
     } else if any("controlnet_") || weights.has_prefix("control_model.") {
         unsupported(path, "ControlNet")
+    } else if any("transformer.resblocks.") {
+        unsupported(path, "CLIP tower in OpenCLIP's names")
     } else if any("down_blocks.") && any("up_blocks.") && any("time_embedding") {
-        part(path, "UNet weights; give the folder with its config.json")
+        part(path, "UNet weights")
     } else if any("decoder.up_blocks.") {
-        part(path, "autoencoder weights; give the folder with its config.json")
+        part(path, "autoencoder weights")
     } else if any("visual_projection") || any("patch_embedding") {
-        part(path, "CLIP picture tower; give the folder with its config.json")
+        part(path, "CLIP picture tower")
     } else if any("token_embedding") {
-        part(path, "CLIP text tower; give the folder with its config.json")
+        part(path, "CLIP text tower")
     } else {
         return Err(Error::file(path, "holds tensors, but of no model that this program knows"));
     };
@@ -167,8 +232,56 @@ fn unsupported(path: &Path, what: &str) -> Report {
     report
 }
 
+/// Parts of the keys of LoRAs: kohya, peft, diffusers, LyCORIS.
+const LORA: &[&str] =
+    &["lora_down", "lora_A", "lora.down", "_lora.", "lora_linear_layer", "hada_w", "lokr_w", "dora_scale"];
+
+/// A checkpoint in the names of its first publication.
+fn single_file(path: &Path, weights: &Weights) -> Report {
+    let mut report = unsupported(path, "whole checkpoint in one file (original names)");
+    let channels =
+        weights.get("model.diffusion_model.input_blocks.0.0.weight").and_then(|t| t.shape().get(1).copied());
+    let family = if weights.has_prefix("conditioner.embedders.1") { "sdxl" } else { "sd15" };
+    if weights.has_prefix("conditioner.embedders.") || weights.has_prefix("cond_stage_model.transformer.") {
+        report.fits.push(family);
+    }
+    report.fact("latent channels", channels);
+    if channels == Some(9) {
+        report.what.push_str(", for inpainting");
+    }
+    report
+        .needs
+        .push("its Diffusers folder instead (diffusers: from_single_file(…).save_pretrained(…))".to_owned());
+    report
+}
+
 fn part(path: &Path, what: &str) -> Report {
-    Report::new(path, what)
+    let mut report = Report::new(path, what);
+    report.needs.push("config.json beside it; give the folder of both".to_owned());
+    report
+}
+
+fn of_name(name: &str) -> &'static Family {
+    FAMILIES.iter().find(|f| f.name == name).copied().unwrap_or(FAMILIES[0])
+}
+
+/// UNets of the published families: what adapters are made for.
+fn published() -> Vec<(&'static str, UNetConfig)> {
+    let sdxl = json!({
+        "block_out_channels": [320, 640, 1280], "transformer_layers_per_block": [1, 2, 10],
+        "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    });
+    let sd15 = json!({
+        "block_out_channels": [320, 640, 1280, 1280], "attention_head_dim": 8, "cross_attention_dim": 768,
+        "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+    });
+    let config = |(name, json): (&'static str, Value)| {
+        Some((name, UNetConfig::from_json(&json, Path::new(name)).ok()?))
+    };
+    [("sdxl", sdxl), ("sd15", sd15)].into_iter().filter_map(config).collect()
 }
 
 fn adapter(path: &Path, weights: &Weights) -> Report {
@@ -177,10 +290,16 @@ fn adapter(path: &Path, weights: &Weights) -> Report {
         return report;
     };
     report.what = shape.kind.name().to_owned();
-    match (shape.context, shape.layers) {
-        (2048, 70) => report.fits.push("sdxl"),
-        (768, 16) => report.fits.push("sd15"),
-        _ => {}
+    for (name, config) in published() {
+        let all = sites(&config);
+        let fits = |s: &Site| {
+            let key = weights.get(&format!("ip_adapter.{}.to_k_ip.weight", s.ordinal));
+            key.is_some_and(|t| t.shape() == [s.width, config.context_dim()])
+        };
+        if all.len() == shape.layers && all.iter().all(fits) {
+            report.fits.push(name);
+            attention(&mut report, &all, of_name(name), &Value::Null);
+        }
     }
     report.fact("image tokens", shape.tokens.map_or_else(|| json!("one per hidden state"), |t| json!(t)));
     report.fact("token width", shape.context);
@@ -219,7 +338,7 @@ fn component(path: &Path, place: &Place) -> Result<Report, Error> {
         unsupported(path, "ControlNet")
     } else if has("down_blocks.") && has("time_embedding") {
         let mut report = Report::new(path, "UNet");
-        unet(&mut report, &config, &config_path, &weights);
+        unet(&mut report, &config, &config_path, &weights, &Value::Null);
         report
     } else if has("decoder.up_blocks") {
         let mut report = Report::new(path, "autoencoder");
@@ -232,24 +351,15 @@ fn component(path: &Path, place: &Place) -> Result<Report, Error> {
         report
     } else if has("patch_embedding") {
         let mut report = Report::new(path, "CLIP picture tower");
-        if let Some(c) = report.check(vision_config(place)) {
-            report.fact("layers", c.num_hidden_layers);
-            report.fact("pooled features", c.projection_dim);
-            report.fact("hidden states", c.hidden_size);
-            report.fact("picture size", c.image_size);
-            report.check(VisionEncoder::load(&c, &weights).map_err(crate::model_error));
+        picture_tower(&mut report, place, &weights);
+        if has("token_embedding") {
+            report.what = "CLIP picture and text tower".to_owned();
+            text_tower(&mut report, place, &weights);
         }
         report
     } else if has("token_embedding") {
         let mut report = Report::new(path, "CLIP text tower");
-        if let Some(c) = report.check(text_config(place)) {
-            report.fact("layers", c.num_hidden_layers);
-            report.fact("width", c.hidden_size);
-            if has("text_projection") {
-                report.fact("pooled features", c.projection_dim);
-            }
-            report.check(TextEncoder::load(&c, &weights).map_err(crate::model_error));
-        }
+        text_tower(&mut report, place, &weights);
         report
     } else {
         return Err(Error::file(path, "is a component of no model that this program knows"));
@@ -258,21 +368,65 @@ fn component(path: &Path, place: &Place) -> Result<Report, Error> {
     Ok(report)
 }
 
-fn unet(report: &mut Report, config: &Value, config_path: &Path, weights: &Weights) -> Option<UNetConfig> {
+fn picture_tower(report: &mut Report, place: &Place, weights: &Weights) {
+    let Some(c) = report.check(vision_config(place)) else { return };
+    report.fact("layers", c.num_hidden_layers);
+    report.fact("pooled features", c.projection_dim);
+    report.fact("hidden states", c.hidden_size);
+    report.fact("picture size", c.image_size);
+    report.needs.push(format!(
+        "an adapter that reads pooled features of width {} (base) or hidden states of width {} (Plus, Full)",
+        c.projection_dim, c.hidden_size
+    ));
+    report.check(VisionEncoder::load(&c, weights).map_err(crate::model_error));
+}
+
+fn text_tower(report: &mut Report, place: &Place, weights: &Weights) {
+    let Some(c) = report.check(text_config(place)) else { return };
+    report.fact("text layers", c.num_hidden_layers);
+    report.fact("text width", c.hidden_size);
+    if weights.keys().any(|k| k.contains("text_projection")) {
+        report.fact("text features", c.projection_dim);
+    }
+    report.check(TextEncoder::load(&c, weights).map_err(crate::model_error));
+}
+
+fn scheduler(report: &mut Report, place: &Place) {
+    let Some(json) = report.check(place.join("scheduler_config.json").json()) else { return };
+    let config = SchedulerConfig::from_json(&json).map_err(|e| place.error(e.to_string()));
+    if let Some(config) = report.check(config) {
+        report.fact("sampler", config.class_name().unwrap_or("not named").to_owned());
+    }
+}
+
+/// The groups of sites, and which preset acts in each.
+fn attention(report: &mut Report, all: &[Site], family: &Family, card: &Value) {
+    let presets = PRESETS.iter().filter(|p| matches!(p.1, Preset::Style | Preset::Layout));
+    let roles: Vec<(&'static str, _)> =
+        presets.map(|(name, p, _)| (*name, preset_blocks(*p, family, card))).collect();
+    for group in groups(all) {
+        let n = all.iter().filter(|s| covers(&group, &s.path)).count();
+        let of = |blocks: &[(String, f64)]| {
+            blocks.iter().any(|(key, weight)| *weight != 0.0 && (covers(key, &group) || covers(&group, key)))
+        };
+        let roles = roles.iter().filter(|(_, blocks)| of(blocks)).map(|(name, _)| *name).collect();
+        report.sites.push((group, n, roles));
+    }
+}
+
+fn unet(
+    report: &mut Report,
+    config: &Value,
+    config_path: &Path,
+    weights: &Weights,
+    card: &Value,
+) -> Option<UNetConfig> {
     let c = report.check(UNetConfig::from_json(config, config_path).map_err(crate::model_error))?;
     let family = family::of(&c);
     report.fits.push(family.name);
     report.fact("token width", c.context_dim());
     report.fact("latent channels", c.in_channels);
-    let all = sites(&c);
-    let roles = PRESETS[..2].iter().map(|(name, p, _)| (*name, preset_blocks(*p, family, &Value::Null)));
-    let roles: Vec<(&'static str, _)> = roles.collect();
-    for group in groups(&all) {
-        let n = all.iter().filter(|s| covers(&group, &s.path)).count();
-        let of = |blocks: &[(String, f64)]| blocks.iter().any(|(key, _)| covers(key, &group));
-        let roles = roles.iter().filter(|(_, blocks)| of(blocks)).map(|(name, _)| *name).collect();
-        report.sites.push((group, n, roles));
-    }
+    attention(report, &sites(&c), family, card);
     report.check(UNet::load(&c, weights).map_err(crate::model_error));
     Some(c)
 }
@@ -284,7 +438,10 @@ fn model(path: &Path, place: &Place) -> Result<Report, Error> {
     let config_place = unet_place.join("config.json");
     let Some(config) = report.check(config_place.json()) else { return Ok(report) };
     let Some(weights) = report.check(unet_place.component()) else { return Ok(report) };
-    let Some(c) = unet(&mut report, &config, &config_place.path(), &weights) else { return Ok(report) };
+    let card = place.join("card.json").json().unwrap_or(Value::Null);
+    let Some(c) = unet(&mut report, &config, &config_place.path(), &weights, &card) else {
+        return Ok(report);
+    };
     let family = family::of(&c);
     report.what = format!("Diffusers folder of a {} model", family.title);
     weights_facts(&mut report, &weights);
@@ -307,16 +464,20 @@ fn model(path: &Path, place: &Place) -> Result<Report, Error> {
             report.check(place.join(name).tokenizer());
         }
     }
-    if let Some(json) = report.check(place.join("scheduler").join("scheduler_config.json").json()) {
-        let config = SchedulerConfig::from_json(&json).map_err(|e| place.error(e.to_string()));
-        if let Some(config) = report.check(config) {
-            report.fact("sampler", config.class_name().unwrap_or("not named").to_owned());
-        }
-    }
+    scheduler(&mut report, &place.join("scheduler"));
     let width = c.context_dim();
     report.needs.push(format!(
         "for references: an IP-Adapter with image tokens of width {width} for {} sites",
         sites(&c).len()
     ));
+    let own = family.feature_tower.filter(|name| family::has_component(place, &index, name));
+    let own = own.and_then(|name| text_config(&place.join(name)).ok());
+    report.needs.push(match own {
+        Some(c) => format!(
+            "for subtract: an adapter that reads features of width {}, or the text tower of the adapter's CLIP model",
+            c.projection_dim
+        ),
+        None => "for subtract: the text tower of the adapter's CLIP model".to_owned(),
+    });
     Ok(report)
 }

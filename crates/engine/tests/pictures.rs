@@ -201,7 +201,21 @@ fn writing_is_whole_or_not_at_all() {
     std::fs::create_dir(dir.join("folder")).unwrap();
     assert!(write_atomic(dir.join("folder"), b"x").is_err());
     assert!(write_atomic(dir.join(".."), b"x").is_err());
-    assert!(write_atomic("/dev/full/x", b"x").is_err());
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        assert!(write_atomic("/dev/full", b"x").unwrap_err().to_string().contains("No space"));
+        write_atomic("/dev/null", b"x").unwrap();
+        assert!(std::fs::metadata("/dev/null").unwrap().file_type().is_char_device());
+        std::os::unix::fs::symlink("out.bin", dir.join("link")).unwrap();
+        write_atomic(dir.join("link"), b"linked").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"linked");
+        std::fs::remove_file(dir.join("link")).unwrap();
+    }
+    let mut locked = std::fs::metadata(&path).unwrap().permissions();
+    locked.set_readonly(true);
+    std::fs::set_permissions(&path, locked).unwrap();
+    assert!(write_atomic(&path, b"x").unwrap_err().to_string().contains("ermission"));
     write_tensor(dir.join("t.safetensors"), "latents", &[1, 2], &[1.0, 2.0]).unwrap();
     let weights = instantstyle_nets::weights::Weights::open(dir.join("t.safetensors")).unwrap();
     assert_eq!(weights.get("latents").unwrap().to_f32(), [1.0, 2.0]);

@@ -104,7 +104,7 @@ impl<'a> Loader<'a> {
         Ok(Conv2d::new(weight, bias, inputs, outputs, kernel))
     }
 
-    /// `name.weight` and `name.bias` [channels].
+    /// `name.weight` and `name.bias`, one value per channel.
     pub fn group_norm(
         &self,
         name: &str,
@@ -122,7 +122,7 @@ impl<'a> Loader<'a> {
         Ok(GroupNorm { gamma, beta, groups, eps })
     }
 
-    /// `name.weight` and `name.bias` [channels].
+    /// `name.weight` and `name.bias`, one value per channel.
     pub fn layer_norm(&self, name: &str, channels: usize, eps: f32) -> Result<LayerNorm, ModelError> {
         let at = self.at(name);
         Ok(LayerNorm { gamma: at.values("weight", &[channels])?, beta: at.values("bias", &[channels])?, eps })

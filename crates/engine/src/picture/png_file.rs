@@ -36,6 +36,8 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, String> {
     let size = reader.output_buffer_size().ok_or("the PNG is too large")?;
     let mut data = vec![0; size];
     let info = reader.next_frame(&mut data).map_err(damaged)?;
+    // What stands after the pixels may say which way is up; if it is damaged, the pixels are still whole.
+    let _ = reader.finish();
     let orientation = reader.info().exif_metadata.as_deref().map_or(1, exif::orientation);
     data.truncate(info.buffer_size());
     let rgb = match info.color_type {

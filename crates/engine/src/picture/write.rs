@@ -16,9 +16,20 @@ pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<(), PictureE
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // A link stays a link: what it points to is written.
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let name = path.file_name().ok_or_else(|| io::Error::other("is not the name of a file"))?;
-    if path.is_dir() {
-        return Err(io::Error::from(io::ErrorKind::IsADirectory));
+    if let Ok(old) = fs::metadata(path) {
+        if old.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::IsADirectory));
+        }
+        if !old.is_file() {
+            // A device or a pipe takes the bytes themselves; it must not be replaced by a file.
+            return File::options().write(true).open(path)?.write_all(bytes);
+        }
+        if old.permissions().readonly() {
+            return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        }
     }
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let (mut file, temporary) = create(folder, name)?;

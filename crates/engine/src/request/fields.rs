@@ -75,15 +75,57 @@ fn precisions() -> Vec<(&'static str, &'static str)> {
 /// Fields of a request.
 pub const REQUEST: &[Field] = &[
     field("prompt", Kind::Text, "empty", "What to paint", "a cat on a chair"),
-    field("negative_prompt", Kind::Text, "none; on SDXL not the same as an empty one", "What to avoid", "text, blurry"),
-    field("model", Kind::Model, "the embedded model", "Diffusers folder of an SD1.5 or SDXL model", "models/sdxl-base"),
-    field("width", Kind::Whole(1, MAX_SIDE), "the model's", "Width in pixels, a multiple of the autoencoder's factor (usually 8)", "1024"),
+    field(
+        "negative_prompt",
+        Kind::Text,
+        "none; on SDXL not the same as an empty one",
+        "What to avoid",
+        "text, blurry",
+    ),
+    field(
+        "model",
+        Kind::Model,
+        "the embedded model",
+        "Diffusers folder of an SD1.5 or SDXL model",
+        "models/sdxl-base",
+    ),
+    field(
+        "width",
+        Kind::Whole(1, MAX_SIDE),
+        "the model's",
+        "Width in pixels, a multiple of the autoencoder's factor (usually 8)",
+        "1024",
+    ),
     field("height", Kind::Whole(1, MAX_SIDE), "the model's", "Height in pixels, likewise", "768"),
-    field("count", Kind::Whole(1, 1000), "1", "Number of pictures, with the seeds seed, seed+1, …; each as if it were made alone", "4"),
-    field("seed", Kind::Whole(0, u64::MAX), "42", "Seed of the noise, the same as in diffusers on the CPU", "7"),
+    field(
+        "count",
+        Kind::Whole(1, 1000),
+        "1",
+        "Number of pictures, with the seeds seed, seed+1, …; each as if it were made alone",
+        "4",
+    ),
+    field(
+        "seed",
+        Kind::Whole(0, u64::MAX),
+        "42",
+        "Seed of the noise, the same as in diffusers on the CPU",
+        "7",
+    ),
     field("steps", Kind::Whole(1, 1000), "the model card's, else 30", "Sampling steps", "20"),
-    field("guidance", Kind::Number(0.0, 100.0), "the model card's, else 5", "Strength of classifier-free guidance; 1 or less turns it off", "7.5"),
-    field("guidance_rescale", Kind::Number(0.0, 1.0), "0", "How far the guided prediction is scaled back to the contrast of the unguided one", "0.7"),
+    field(
+        "guidance",
+        Kind::Number(0.0, 100.0),
+        "the model card's, else 5",
+        "Strength of classifier-free guidance; 1 or less turns it off",
+        "7.5",
+    ),
+    field(
+        "guidance_rescale",
+        Kind::Number(0.0, 1.0),
+        "0",
+        "How far the guided prediction is scaled back to the contrast of the unguided one",
+        "0.7",
+    ),
     field("clip_skip", Kind::Whole(0, 64), "0", "Last layers of the text encoder to skip", "1"),
     field("sampler", Kind::Choice(samplers), "the checkpoint's own", "Sampler", "dpmpp_2m_karras"),
     field("precision", Kind::Choice(precisions), "auto", "Number format of the arithmetic", "f32"),
@@ -94,21 +136,75 @@ pub const REQUEST: &[Field] = &[
 /// Fields of one reference.
 pub const REFERENCE: &[Field] = &[
     field("image", Kind::Path, "", "The style picture: PNG, JPEG, WebP, GIF, BMP or TIFF", "style.png"),
-    field("adapter", Kind::Path, "the model's own, if it has one", "The IP-Adapter: base, Plus or Full, .safetensors or .bin", "ip-adapter_sdxl.safetensors"),
-    field("image_encoder", Kind::Path, "the one beside the adapter or in the model, if there is one", "Folder of the CLIP image encoder that the adapter was trained with", "sdxl_models/image_encoder"),
-    field("text_encoder", Kind::Path, "the model's, where its features fit the adapter", "Folder of the CLIP text encoder for subtraction, where the model lacks it (ViT-H adapters)", "CLIP-ViT-H-14"),
-    field("inject", Kind::Inject, "style", "Where the reference acts: style, layout, style+layout, all, or parts of the UNet with weights", "style+layout"),
-    field("weight", Kind::Number(-MAX_WEIGHT, MAX_WEIGHT), "1", "Strength: multiplies every weight of inject", "0.8"),
-    field("subtract", Kind::Subtract, "nothing", "Content to take away from the reference's feature (base adapters only)", ""),
-    field("mask", Kind::Path, "the whole picture", "Picture that is white where the reference acts", "left.png"),
-    field("start", Kind::Number(0.0, 1.0), "0", "Start of the reference's window, as a part of the sampling", "0.2"),
+    field(
+        "adapter",
+        Kind::Path,
+        "the model's own, if it has one",
+        "The IP-Adapter: base, Plus or Full, .safetensors or .bin",
+        "ip-adapter_sdxl.safetensors",
+    ),
+    field(
+        "image_encoder",
+        Kind::Path,
+        "the one beside the adapter or in the model, if there is one",
+        "Folder of the CLIP image encoder that the adapter was trained with",
+        "sdxl_models/image_encoder",
+    ),
+    field(
+        "text_encoder",
+        Kind::Path,
+        "the model's, where its features fit the adapter",
+        "Folder of the CLIP text encoder for subtraction, where the model lacks it (ViT-H adapters)",
+        "CLIP-ViT-H-14",
+    ),
+    field(
+        "inject",
+        Kind::Inject,
+        "style",
+        "Where the reference acts: style, layout, style+layout, all, or parts of the UNet with weights",
+        "style+layout",
+    ),
+    field(
+        "weight",
+        Kind::Number(-MAX_WEIGHT, MAX_WEIGHT),
+        "1",
+        "Strength: multiplies every weight of inject",
+        "0.8",
+    ),
+    field(
+        "subtract",
+        Kind::Subtract,
+        "nothing",
+        "Content to take away from the reference's feature (base adapters only)",
+        "",
+    ),
+    field(
+        "mask",
+        Kind::Path,
+        "the whole picture",
+        "Picture that is white where the reference acts",
+        "left.png",
+    ),
+    field(
+        "start",
+        Kind::Number(0.0, 1.0),
+        "0",
+        "Start of the reference's window, as a part of the sampling",
+        "0.2",
+    ),
     field("end", Kind::Number(0.0, 1.0), "1", "End of the window", "0.8"),
 ];
 
 /// Fields of `subtract`.
 pub const SUBTRACT: &[Field] = &[
     field("text", Kind::Text, "", "What the reference shows and the picture should not", "a rabbit"),
-    field("scale", Kind::Number(-MAX_WEIGHT, MAX_WEIGHT), "the model card's, else 0.5 on SDXL and 0.8 on SD1.5", "How much of it to take away", "0.5"),
+    field(
+        "scale",
+        Kind::Number(-MAX_WEIGHT, MAX_WEIGHT),
+        "the model card's, else 0.5 on SDXL and 0.8 on SD1.5",
+        "How much of it to take away",
+        "0.5",
+    ),
 ];
 
 impl Field {
@@ -127,10 +223,15 @@ impl Field {
             Kind::Device => "auto, cpu, cuda:N (N from 0) or metal".to_owned(),
             Kind::Inject => {
                 let names: Vec<String> = PRESETS.iter().map(|p| format!("\"{}\"", p.0)).collect();
-                format!("{}, or an object of parts and weights like {{\"up_blocks.0.attentions.1\": 1.0}}", names.join(", "))
+                format!(
+                    "{}, or an object of parts and weights like {{\"up_blocks.0.attentions.1\": 1.0}}",
+                    names.join(", ")
+                )
             }
             Kind::Subtract => "an object like {\"text\": \"a rabbit\", \"scale\": 0.5}".to_owned(),
-            Kind::References => format!("a list of at most {MAX_REFERENCES} objects like {{\"image\": \"style.png\"}}"),
+            Kind::References => {
+                format!("a list of at most {MAX_REFERENCES} objects like {{\"image\": \"style.png\"}}")
+            }
         }
     }
 
@@ -147,7 +248,9 @@ impl Field {
     fn schema(&self) -> Value {
         let mut schema = match self.kind {
             Kind::Text => json!({ "type": "string", "maxLength": MAX_TEXT_BYTES }),
-            Kind::Path | Kind::Model => json!({ "type": "string", "minLength": 1, "maxLength": MAX_TEXT_BYTES }),
+            Kind::Path | Kind::Model => {
+                json!({ "type": "string", "minLength": 1, "maxLength": MAX_TEXT_BYTES })
+            }
             Kind::Whole(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
             Kind::Number(least, most) => json!({ "type": "number", "minimum": least, "maximum": most }),
             Kind::Choice(choices) => json!({ "enum": choices().iter().map(|c| c.0).collect::<Vec<_>>() }),
@@ -161,7 +264,9 @@ impl Field {
                 },
             ] }),
             Kind::Subtract => object(SUBTRACT),
-            Kind::References => json!({ "type": "array", "maxItems": MAX_REFERENCES, "items": object(REFERENCE) }),
+            Kind::References => {
+                json!({ "type": "array", "maxItems": MAX_REFERENCES, "items": object(REFERENCE) })
+            }
         };
         schema["description"] = Value::from(format!("{}. Default: {}.", self.about, self.default));
         if self.default.is_empty() {

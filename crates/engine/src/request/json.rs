@@ -41,10 +41,14 @@ impl Json {
 
 /// A text from outside, fit for one line of a message.
 pub fn short(text: &str) -> String {
-    let mut out: String = text.chars().take(SHOWN).flat_map(|c| match c {
-        '"' | '\'' | '\\' => c.to_string().chars().collect::<Vec<_>>(),
-        c => c.escape_debug().collect(),
-    }).collect();
+    let mut out: String = text
+        .chars()
+        .take(SHOWN)
+        .flat_map(|c| match c {
+            '"' | '\'' | '\\' => c.to_string().chars().collect::<Vec<_>>(),
+            c => c.escape_debug().collect(),
+        })
+        .collect();
     if text.chars().nth(SHOWN).is_some() {
         out.push('…');
     }
@@ -55,9 +59,9 @@ pub fn short(text: &str) -> String {
 fn no_number(text: &str, error: &serde_json::Error) -> bool {
     let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or("").as_bytes();
     // The column is that of the first letter that does not fit, counted from 1 in bytes; `-Infinity` fails one later.
-    (0..3).filter_map(|back| line.get(error.column().checked_sub(back)?..)).any(|rest| {
-        ["NaN", "nan", "Infinity", "inf"].iter().any(|word| rest.starts_with(word.as_bytes()))
-    })
+    (0..3)
+        .filter_map(|back| line.get(error.column().checked_sub(back)?..))
+        .any(|rest| ["NaN", "nan", "Infinity", "inf"].iter().any(|word| rest.starts_with(word.as_bytes())))
 }
 
 impl<'de> Deserialize<'de> for Json {

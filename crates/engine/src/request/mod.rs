@@ -220,16 +220,23 @@ impl Request {
         let refused = |e: std::io::Error| Error::file(path, format!("cannot be read: {e}; check the path"));
         let file = std::fs::File::open(path).map_err(refused)?;
         if file.metadata().is_ok_and(|m| m.is_dir()) {
-            return Err(Error::file(path, "is a folder; a job is a JSON file, or a picture made by instantstyle"));
+            return Err(Error::file(
+                path,
+                "is a folder; a job is a JSON file, or a picture made by instantstyle",
+            ));
         }
         // Read once, whatever its length says: it may be a pipe.
         let mut bytes = Vec::new();
         file.take(MAX_PICTURE_BYTES).read_to_end(&mut bytes).map_err(refused)?;
-        let base = std::path::absolute(path).ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default();
+        let base =
+            std::path::absolute(path).ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default();
         if bytes.starts_with(b"\x89PNG") {
             let text = crate::picture::png_text(&bytes, PNG_KEYWORD).map_err(|e| Error::file(path, e))?;
             let text = text.ok_or_else(|| {
-                Error::file(path, "is a picture without a request in it; only pictures made by instantstyle carry one")
+                Error::file(
+                    path,
+                    "is a picture without a request in it; only pictures made by instantstyle carry one",
+                )
             })?;
             return Self::from_json(&text, &base);
         }

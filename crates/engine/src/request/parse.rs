@@ -63,8 +63,19 @@ impl Fields {
         }
     }
 
-    fn path(&mut self, key: &str, base: &Path) -> Option<PathBuf> {
-        self.text(key).map(|t| resolve(&t, base))
+    fn path(&mut self, key: &str, base: &Path) -> Result<Option<PathBuf>, Error> {
+        let Some(text) = self.text(key) else { return Ok(None) };
+        let path = resolve(&text, base);
+        match path.to_str() {
+            Some(_) => Ok(Some(path)),
+            None => Err(Error::request(
+                self.at(key),
+                format!(
+                    "lies in {}, whose name is not Unicode: a stored request cannot name it; rename the folder",
+                    base.display()
+                ),
+            )),
+        }
     }
 
     fn whole(&mut self, key: &str) -> Option<u64> {
@@ -94,15 +105,23 @@ fn refused(field: &Field, value: &Json) -> Option<String> {
         }
         (Kind::Text, Json::Text(_)) => true,
         (Kind::Path | Kind::Model, Json::Text(t)) => !t.trim().is_empty(),
-        (Kind::Whole(least, most), Json::Number(n)) => n.as_u64().is_some_and(|n| (least..=most).contains(&n)),
-        (Kind::Number(least, most), Json::Number(n)) => n.as_f64().is_some_and(|n| (least..=most).contains(&n)),
+        (Kind::Whole(least, most), Json::Number(n)) => {
+            n.as_u64().is_some_and(|n| (least..=most).contains(&n))
+        }
+        (Kind::Number(least, most), Json::Number(n)) => {
+            n.as_f64().is_some_and(|n| (least..=most).contains(&n))
+        }
         (Kind::Choice(choices), Json::Text(t)) => {
             let names: Vec<&str> = choices().iter().map(|c| c.0).collect();
             match nearest(t, &names) {
                 _ if names.contains(&t.as_str()) => true,
                 None => false,
                 Some(near) => {
-                    return Some(format!("is {}; did you mean {near}? Expected {}", value.shown(), field.allowed()));
+                    return Some(format!(
+                        "is {}; did you mean {near}? Expected {}",
+                        value.shown(),
+                        field.allowed()
+                    ));
                 }
             }
         }
@@ -128,7 +147,7 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
     let references = list.into_iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
     let small = |n: Option<u64>| n.and_then(|n| usize::try_from(n).ok());
     let request = Request {
-        model: f.path("model", base).map(|p| p.to_string_lossy().into_owned()),
+        model: f.path("model", base)?.map(|p| p.to_string_lossy().into_owned()),
         precision: f.text("precision").and_then(|t| PRECISIONS.iter().find(|p| p.0 == t)).map(|p| p.1),
         device: f.text("device").and_then(|t| device(&t)),
         prompt: f.text("prompt").unwrap_or_default(),
@@ -156,11 +175,11 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
 
 fn reference(path: &str, json: Json, base: &Path) -> Result<Reference, Error> {
     let mut f = Fields::new(path, json, "a reference", REFERENCE)?;
-    let mut r = Reference::new(f.path("image", base).unwrap_or_default());
-    r.adapter = f.path("adapter", base);
-    r.image_encoder = f.path("image_encoder", base);
-    r.text_encoder = f.path("text_encoder", base);
-    r.mask = f.path("mask", base);
+    let mut r = Reference::new(f.path("image", base)?.unwrap_or_default());
+    r.adapter = f.path("adapter", base)?;
+    r.image_encoder = f.path("image_encoder", base)?;
+    r.text_encoder = f.path("text_encoder", base)?;
+    r.mask = f.path("mask", base)?;
     r.weight = f.number("weight").unwrap_or(r.weight);
     r.start = f.number("start").unwrap_or(r.start);
     r.end = f.number("end").unwrap_or(r.end);
@@ -189,7 +208,10 @@ fn blocks(path: &str, map: Vec<(String, Json)>) -> Result<Vec<(String, f64)>, Er
         if key.len() > 200 || !key.split('.').all(|part| !part.is_empty() && part.chars().all(sound)) {
             return Err(Error::request(
                 path,
-                format!("\"{}\" is not a part of a UNet, expected e.g. up_blocks.0.attentions.1 or mid_block", short(&key)),
+                format!(
+                    "\"{}\" is not a part of a UNet, expected e.g. up_blocks.0.attentions.1 or mid_block",
+                    short(&key)
+                ),
             ));
         }
         let weight = match &value {
@@ -216,7 +238,10 @@ pub(super) fn inject(field: &str, text: &str) -> Result<Inject, Error> {
     let wrong = || {
         let names: Vec<&str> = PRESETS.iter().map(|p| p.0).collect();
         let names = names.join(", ");
-        Error::request(field, format!("is \"{}\", expected {names}, or parts like mid_block=0.2,up_blocks.1=1", short(text)))
+        Error::request(
+            field,
+            format!("is \"{}\", expected {names}, or parts like mid_block=0.2,up_blocks.1=1", short(text)),
+        )
     };
     let part = |part: &str| {
         let (key, weight) = part.split_once('=').ok_or_else(wrong)?;
@@ -257,7 +282,12 @@ fn resolve(path: &str, base: &Path) -> PathBuf {
 /// The name that was probably meant.
 fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
     let letters = text.chars().count();
-    known.iter().map(|k| (distance(text, k), *k)).min().filter(|(d, _)| *d <= 3 && *d * 2 <= letters).map(|(_, k)| k)
+    known
+        .iter()
+        .map(|k| (distance(text, k), *k))
+        .min()
+        .filter(|(d, _)| *d <= 3 && *d * 2 <= letters)
+        .map(|(_, k)| k)
 }
 
 /// Levenshtein distance.

@@ -33,13 +33,13 @@ fn faults_name_the_field_and_what_is_allowed() {
         (r#"{"guidance":-3}"#, "guidance", "0 to 100"),
         (r#"{"seed":1,"seed":2}"#, "seed", "twice"),
         (r#"{"sampler":"eular"}"#, "sampler", "euler"),
-        (r#"{"device":"tpu"}"#, "device", "cuda:0"),
+        (r#"{"device":"tpu"}"#, "device", "cuda:N"),
         (r#"{"references":[{}]}"#, "references[0].image", "missing"),
         (r#"{"references":[{"image":"a","inject":"styl"}]}"#, "references[0].inject", "style+layout"),
         (
             r#"{"references":[{"image":"a","inject":{"up blocks":1}}]}"#,
             "references[0].inject",
-            "path of the UNet",
+            "part of a UNet",
         ),
         (
             r#"{"references":[{"image":"a","inject":{"mid_block":"1"}}]}"#,
@@ -47,7 +47,11 @@ fn faults_name_the_field_and_what_is_allowed() {
             "-10 to 10",
         ),
         (r#"{"references":[{"image":"a","start":0.9,"end":0.1}]}"#, "references[0].start", "after end"),
-        (r#"{"references":[{"image":"a","subtract":{"scale":1}}]}"#, "references[0].subtract.text", "missing"),
+        (
+            r#"{"references":[{"image":"a","subtract":{"scale":1}}]}"#,
+            "references[0].subtract.text",
+            "missing",
+        ),
         (r#"{"references":[{"image":"a","weigth":1}]}"#, "references[0].weigth", "did you mean weight"),
         (r#"{"steps":"4"}"#, "steps", "whole number"),
         (r#"{"seed":3.0}"#, "seed", "whole number"),
@@ -63,9 +67,21 @@ fn faults_name_the_field_and_what_is_allowed() {
         (r#"{"references":["style.png"]}"#, "references[0]", "object"),
         (r#"{"references":[{"image":"a","weight":-Infinity}]}"#, "request", "NaN and Infinity are not JSON"),
         (r#"{"references":[{"image":"a","inject":{}}]}"#, "references[0].inject", "0 parts"),
-        (r#"{"references":[{"image":"a","inject":{"mid_block":1,"mid_block":2}}]}"#, "references[0].inject.mid_block", "twice"),
-        (r#"{"references":[{"image":"a","inject":{"mid_block.":1}}]}"#, "references[0].inject", "part of a UNet"),
-        (r#"{"references":[{"image":"a","subtract":{"text":"b","scale":99}}]}"#, "references[0].subtract.scale", "-10 to 10"),
+        (
+            r#"{"references":[{"image":"a","inject":{"mid_block":1,"mid_block":2}}]}"#,
+            "references[0].inject.mid_block",
+            "twice",
+        ),
+        (
+            r#"{"references":[{"image":"a","inject":{"mid_block.":1}}]}"#,
+            "references[0].inject",
+            "part of a UNet",
+        ),
+        (
+            r#"{"references":[{"image":"a","subtract":{"text":"b","scale":99}}]}"#,
+            "references[0].subtract.scale",
+            "-10 to 10",
+        ),
         (r#"{"references":[{"image":null}]}"#, "references[0].image", "missing"),
         ("[1]", "request", "object"),
         ("", "request", "JSON"),
@@ -90,7 +106,11 @@ fn a_fault_beside_a_word_is_not_blamed_on_it() {
 
 #[test]
 fn every_message_is_one_line() {
-    for text in ["{\"a\\nb\": 1}", r#"{"sampler": "a\nb"}"#, "{\"references\":[{\"image\":\"a\",\"inject\":{\"x\\ny\":1}}]}"] {
+    for text in [
+        "{\"a\\nb\": 1}",
+        r#"{"sampler": "a\nb"}"#,
+        "{\"references\":[{\"image\":\"a\",\"inject\":{\"x\\ny\":1}}]}",
+    ] {
         let message = parse(text).unwrap_err().to_string();
         assert!(!message.contains('\n'), "{message}");
     }
@@ -120,7 +140,9 @@ fn the_short_form_of_inject() {
     assert_eq!(parse_inject("--inject", "style+layout").unwrap(), Inject::Preset(Preset::StyleLayout));
     let blocks = Inject::Blocks(vec![("mid_block".into(), 0.5), ("up_blocks.1".into(), -1.0)]);
     assert_eq!(parse_inject("--inject", "mid_block=.5, up_blocks.1=-1").unwrap(), blocks);
-    for text in ["", "styl", "mid_block", "mid_block=", "mid_block=nan", "a=1,a=2", "mid_block=99", "=1", "a b=1"] {
+    for text in
+        ["", "styl", "mid_block", "mid_block=", "mid_block=nan", "a=1,a=2", "mid_block=99", "=1", "a b=1"]
+    {
         assert!(parse_inject("--inject", text).is_err(), "{text}");
     }
 }
@@ -132,8 +154,11 @@ fn the_tables_are_complete() {
         "references":[{"image":"i","adapter":"a","image_encoder":"e","text_encoder":"t","inject":"all","weight":1,
         "subtract":{"text":"s","scale":1},"mask":"m","start":0,"end":1}]}"#;
     let stored = serde_json::to_value(parse(text).unwrap()).unwrap();
-    let keys = |v: &serde_json::Value| v.as_object().unwrap().keys().cloned().collect::<std::collections::BTreeSet<_>>();
-    let names = |t: &[fields::Field]| t.iter().map(|f| f.name.to_owned()).collect::<std::collections::BTreeSet<_>>();
+    let keys = |v: &serde_json::Value| {
+        v.as_object().unwrap().keys().cloned().collect::<std::collections::BTreeSet<_>>()
+    };
+    let names =
+        |t: &[fields::Field]| t.iter().map(|f| f.name.to_owned()).collect::<std::collections::BTreeSet<_>>();
     assert_eq!(keys(&stored), names(fields::REQUEST));
     assert_eq!(keys(&stored["references"][0]), names(fields::REFERENCE));
     assert_eq!(keys(&stored["references"][0]["subtract"]), names(fields::SUBTRACT));

@@ -1,6 +1,6 @@
 //! Samplers: each maps a schedule and the network's predictions to a trajectory, as diffusers' class of the same row does.
 //!
-//! A schedule ([`schedule`]), what a prediction means ([`Prediction`]) and the sampler itself are three independent
+//! A schedule (`schedule.rs`), what a prediction means ([`Prediction`]) and the sampler itself are three independent
 //! things. To add a sampler: one file, one row in [`SAMPLERS`], one arm in [`build`].
 
 mod config;
