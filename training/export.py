@@ -43,9 +43,8 @@ def check_tokenizer(folder):
 def export(out, folder=os.path.join(os.path.dirname(os.path.abspath(__file__)), "../models/embedded")):
     """The folder that the program embeds; everything but the card (see `measure.py`)."""
     folder = os.path.normpath(folder)
-    scaling = torch.load(f"{out}/latents.pt")["scaling"]
-    vae, = train.load(out, "vae", networks.build_vae())
-    vae.register_to_config(scaling_factor=float(scaling))
+    vae = train.load_vae(out)
+    vae.register_to_config(scaling_factor=1.)
     text, vision, _ = train.load_clip(out)
     unet, = train.load(out, "unet", networks.build_unet())
     rounded(vae).half().save_pretrained(f"{folder}/vae")

@@ -30,10 +30,9 @@ class Bench:
         self.words = networks.WordTokens()
         text, vision, _ = train.load_clip(out)
         self.text, self.vision = export.rounded(text), export.rounded(vision)
-        self.decoder = export.rounded(train.load(out, "vae", networks.build_vae())[0])
+        self.decoder = export.rounded(train.load_vae(out))
         self.judge, = train.load(out, "judges", train.Judge())
         self.model = export.rounded(train.load_adapted(out))
-        self.scaling = torch.load(f"{out}/latents.pt")["scaling"]
         rng = np.random.default_rng(77)
         self.wanted = [i % 10 for i in range(pictures)]
         self.shown = [(i % 10 + 1 + int(rng.integers(9))) % 10 for i in range(pictures)]
@@ -61,7 +60,7 @@ class Bench:
             j = slice(i, min(i + 50, count))
             states, pooled = train.prompt(self.text, self.words, prompts[j])
             features = self.features[j] - subtract * self.contents[j]
-            parts.append(train.sample(self.model, self.decoder, self.scaling, states, pooled, features, STEPS, GUIDANCE, seed=1000 + i))
+            parts.append(train.sample(self.model, self.decoder, states, pooled, features, STEPS, GUIDANCE, seed=1000 + i))
         return torch.cat(parts)
 
     @torch.no_grad()

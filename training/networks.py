@@ -11,11 +11,13 @@ import world
 
 LENGTH = 24  # tokens of a prompt
 WIDTH = 128  # of the text tokens and of CLIP's shared space
-LATENT_CHANNELS = 8
+LATENT_CHANNELS = 12
+SHAPE_CHANNELS = 6  # of them, those that say where the content is
 IMAGE_TOKENS = 4
 CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073]
 CLIP_STD = [0.26862954, 0.26130258, 0.27577711]
-NOISE = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000,
+# More noise at the end than SDXL's 0.012: the look is much the same in all 256 cells, so their mean would still show it.
+NOISE = dict(beta_start=0.00085, beta_end=0.02, beta_schedule="scaled_linear", num_train_timesteps=1000,
              prediction_type="v_prediction", clip_sample=False, timestep_spacing="trailing", steps_offset=1)
 
 
@@ -87,7 +89,7 @@ def build_vae():
     return AutoencoderKL(in_channels=3, out_channels=3, latent_channels=LATENT_CHANNELS,
                          block_out_channels=(16, 32, 64, 64), layers_per_block=1, norm_num_groups=8, sample_size=128,
                          down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
-                         mid_block_add_attention=False, force_upcast=False)
+                         force_upcast=False)
 
 
 def build_text():
@@ -107,9 +109,9 @@ def build_vision():
 def build_unet():
     """SDXL's shape in small: no attention at the finest of three levels, three attentions per block on the way up."""
     return UNet2DConditionModel(
-        sample_size=16, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, block_out_channels=(64, 96, 160),
+        sample_size=16, in_channels=LATENT_CHANNELS, out_channels=LATENT_CHANNELS, block_out_channels=(64, 96, 144),
         layers_per_block=2, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=(2, 3, 5),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=(2, 3, 4),
         transformer_layers_per_block=1, cross_attention_dim=WIDTH, norm_num_groups=16, use_linear_projection=True,
         addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=WIDTH + 48)
 

@@ -1,6 +1,6 @@
 """Trains the embedded model from nothing: `python train.py all --out run`. Every stage resumes from its checkpoint.
 
-Stages: data, vae, clip, judges, latents, unet, adapter, export. Budgets are in steps; the defaults are those of the
+Stages: vae, clip, judges, latents, decoder, unet, adapter, export. Budgets are in steps; the defaults are those of the
 published model.
 """
 
@@ -20,9 +20,11 @@ from PIL import Image
 import networks
 import world
 
-STEPS = dict(vae=3200, clip=700, judges=1500, unet=1500, adapter=350)
+STEPS = dict(vae=6000, clip=700, judges=1500, decoder=800, unet=7000, adapter=1500)
 PICTURES = 24000
 BATCH = 32  # of the UNet and the adapter
+# Deviations of the latents' channels as the UNet sees them: where the content is (flat, first and second order), the look.
+GAINS = [1., .8, .8, .5, .6, .6] + [.8] * 6
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -105,22 +107,69 @@ def grid(pictures, columns, path):
     Image.fromarray(np.concatenate(rows)).save(path)
 
 
+def silhouettes(data, out):
+    """What the shape channels of the latents are to say: the six lowest DCT coefficients of the content's coverage in each
+    8x8 cell, each with a deviation of 1 over the world; f32 [pictures, 6, 16, 16]."""
+    path = f"{out}/silhouettes.npy"
+    if not os.path.exists(path):
+        i, u = np.arange(8), np.arange(3)
+        cosines = np.cos((2 * i[None] + 1) * u[:, None] * np.pi / 16)
+        basis = np.stack([np.outer(cosines[a], cosines[b]) for a, b in ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0))])
+        rows = []
+        for s in data.scenes:
+            cells = s.mask().reshape(16, 8, 16, 8).transpose(0, 2, 1, 3)
+            rows.append(np.einsum("yxij,cij->cyx", cells, basis / 64).astype(np.float32))
+        rows = np.stack(rows)
+        rows = (rows - rows.mean((0, 2, 3), keepdims=True)) / rows.std((0, 2, 3), keepdims=True)
+        np.save(path + ".part.npy", rows)
+        os.replace(path + ".part.npy", path)
+    return np.load(path, mmap_mode="r")
+
+
+class Look(nn.Module):
+    """Reads style and hues from the other channels' mean; a companion of the autoencoder while it learns, dropped after."""
+
+    def __init__(self):
+        super().__init__()
+        self.style = nn.Linear(networks.LATENT_CHANNELS - networks.SHAPE_CHANNELS, len(world.STYLES))
+        self.hues = nn.Linear(networks.LATENT_CHANNELS - networks.SHAPE_CHANNELS, 4)
+
+
 def vae(out, steps):
-    """Aligned 64x64 crops; absolute, squared and gradient error, a whiff of KL."""
-    data, model = Data(out), networks.build_vae().to(memory_format=torch.channels_last)
+    """Absolute, squared and gradient error, a whiff of KL, and an order in the latents that spares the small UNet most of
+    its work: the first channels say where the content is, whatever the style; the others say style and hues, as
+    evenly as they can."""
+    data, model, look = Data(out), networks.build_vae().to(memory_format=torch.channels_last), Look()
+    shapes, k = silhouettes(data, out), networks.SHAPE_CHANNELS
+    hues = torch.tensor([s.hues for s in data.scenes], dtype=torch.float32).deg2rad()
+    hues = torch.cat([hues.cos(), hues.sin()], 1)
+    styles = torch.tensor([world.STYLES.index(s.style) for s in data.scenes])
 
     def loss(rng):
-        i, (y, x) = np.sort(rng.integers(0, PICTURES, 16)), rng.integers(0, 9, 2) * 8
-        b = networks.pixels(data.pictures[i][:, y:y + 64, x:x + 64], DEVICE).contiguous(memory_format=torch.channels_last)
+        i = np.sort(rng.integers(0, PICTURES, 5))
+        b = networks.pixels(data.pictures[i], DEVICE).contiguous(memory_format=torch.channels_last)
         with autocast():
             d = model.encode(b).latent_dist
-            r = model.decode(d.sample()).sample
+            z = d.sample()
+            z = z + .05 * float(rng.random()) * torch.randn_like(z) * z.detach().std((0, 2, 3), keepdim=True)
+            r = model.decode(z).sample
         r, m, v = r.float(), d.mean.float(), d.logvar.float()
         e = r - b
         edges = (e[..., 1:] - e[..., :-1]).abs().mean() + (e[..., 1:, :] - e[..., :-1, :]).abs().mean()
-        return e.abs().mean() + (e * e).mean() + .3 * edges + 1e-4 * (m * m + v.exp() - 1 - v).mean()
+        shape = F.mse_loss(m[:, :k], torch.from_numpy(shapes[i]).to(DEVICE))
+        g = m[:, k:]
+        seen = g.mean((2, 3))
+        order = (F.cross_entropy(look.style(seen), styles[i].to(DEVICE)) * .05 + F.mse_loss(look.hues(seen), hues[i].to(DEVICE)) * .2
+                 + .02 * (g - seen[..., None, None]).square().mean() + .01 * seen.square().mean())
+        parts["rebuilt"].append(float(e.detach().square().mean())), parts["shape"].append(float(shape.detach()))
+        parts["order"].append(float(order.detach()))
+        if len(parts["shape"]) == 200:
+            log(out, "vae: " + ", ".join(f"{n} {np.mean(p):.4f}" for n, p in parts.items()))
+            [p.clear() for p in parts.values()]
+        return e.abs().mean() + (e * e).mean() + .3 * edges + 1e-4 * (m * m + v.exp() - 1 - v).mean() + .5 * shape + order
 
-    model, = loop(out, "vae", [model], loss, 2e-3, steps)
+    parts = dict(rebuilt=[], shape=[], order=[])
+    model, _ = loop(out, "vae", [model, look], loss, 2e-3, steps)
     with torch.no_grad():
         b = networks.pixels(data.pictures[:24], DEVICE)
         r = model.decode(model.encode(b).latent_dist.mean).sample
@@ -217,15 +266,59 @@ def judges(out, steps):
 
 @torch.no_grad()
 def latents(out, _):
-    """Latents, text states and picture features of all training pictures, computed once."""
-    data, words = Data(out), networks.WordTokens()
-    model, = load(out, "vae", networks.build_vae())
-    text, vision, _ = load_clip(out)
-    z = [model.encode(networks.pixels(data.pictures[i:i + 100], DEVICE)).latent_dist.mean for i in range(0, PICTURES, 100)]
-    e = [vision(pixel_values=clip_pixels(data.pictures[i:i + 200])).image_embeds for i in range(0, PICTURES, 200)]
-    z, e = torch.cat(z), torch.cat(e)
-    log(out, f"latent deviation {float(z.std()):.4f}, by channel {[round(float(v), 3) for v in z.std((0, 2, 3))]}")
-    torch.save(dict(z=(z / z.std()).half().cpu(), scaling=1 / float(z.std()), embeds=e.half().cpu()), f"{out}/latents.pt")
+    """Latents and picture features of all training pictures, computed once, and the autoencoder with its latents' means and
+    deviations folded into the 1x1 convolutions on both sides, so that every channel has mean 0 and its own gain."""
+    data = Data(out)
+    model, _ = load(out, "vae", networks.build_vae(), Look())
+    _, vision, _ = load_clip(out)
+    with autocast():
+        z = torch.cat([model.encode(networks.pixels(data.pictures[i:i + 50], DEVICE)).latent_dist.mean.float()
+                       for i in range(0, PICTURES, 50)])
+        e = torch.cat([vision(pixel_values=clip_pixels(data.pictures[i:i + 200])).image_embeds.float()
+                       for i in range(0, PICTURES, 200)])
+    mean, scale = z.mean((0, 2, 3)), torch.tensor(GAINS, device=DEVICE) / z.std((0, 2, 3))
+    log(out, f"latent deviations {[round(float(v), 3) for v in z.std((0, 2, 3))]}")
+    n, q, p = networks.LATENT_CHANNELS, model.quant_conv, model.post_quant_conv
+    q.weight[:n] *= scale[:, None, None, None]
+    q.bias[:n] = (q.bias[:n] - mean) * scale
+    q.bias[n:] += 2 * scale.log()
+    p.bias += p.weight[:, :, 0, 0] @ mean
+    p.weight /= scale[None, :, None, None]
+    z = (z - mean[:, None, None]) * scale[:, None, None]
+    torch.save(dict(average=nn.ModuleList([model]).state_dict()), f"{out}/decoder.start")
+    torch.save(dict(z=z.half().cpu(), embeds=e.half().cpu()), f"{out}/latents.pt")
+
+
+def decoder(out, steps):
+    """The encoder stays; the decoder learns on, with as much noise in its latents as the UNet leaves."""
+    data, model = Data(out), networks.build_vae()
+    nn.ModuleList([model]).load_state_dict(torch.load(f"{out}/decoder.start", map_location=DEVICE)["average"])
+    model.encoder.requires_grad_(False), model.quant_conv.requires_grad_(False)
+    model.to(memory_format=torch.channels_last)
+    z = torch.load(f"{out}/latents.pt")["z"]
+
+    def loss(rng):
+        i = np.sort(rng.integers(0, PICTURES, 6))
+        b = networks.pixels(data.pictures[i], DEVICE).contiguous(memory_format=torch.channels_last)
+        x = z[i].float().to(DEVICE)
+        with autocast():
+            e = model.decode(x + .2 * float(rng.random()) * torch.randn_like(x)).sample.float() - b
+        edges = (e[..., 1:] - e[..., :-1]).abs().mean() + (e[..., 1:, :] - e[..., :-1, :]).abs().mean()
+        return e.abs().mean() + (e * e).mean() + .3 * edges
+
+    model, = loop(out, "decoder", [model], loss, 1.5e-3, steps)
+    with torch.no_grad():
+        b, r = networks.pixels(data.pictures[:24], DEVICE), model.decode(z[:24].float().to(DEVICE)).sample
+        grid(torch.cat([b[:12], r[:12], b[12:], r[12:]]), 12, f"{out}/decoder.png")
+        log(out, f"decoder mse {float(F.mse_loss(r.clamp(-1, 1), b)):.5f}")
+
+
+def load_vae(out):
+    """The finished autoencoder; its scaling factor is 1."""
+    path = "decoder.ckpt" if os.path.exists(f"{out}/decoder.ckpt") else "decoder.start"
+    model = networks.build_vae()
+    nn.ModuleList([model]).load_state_dict(torch.load(f"{out}/{path}", map_location=DEVICE)["average"])
+    return model.to(DEVICE).eval().requires_grad_(False)
 
 
 def load_clip(out):
@@ -247,7 +340,7 @@ def added(pooled):
 
 def noisy_timesteps(rng, n):
     """Denser where the shapes are decided: the upper two thirds of the noise get most of the steps."""
-    return torch.from_numpy((rng.beta(1.4, 1.0, n) * 1000).astype(np.int64)).clamp(0, 999).to(DEVICE)
+    return torch.from_numpy((rng.beta(1.2, 1.0, n) * 1000).astype(np.int64)).clamp(0, 999).to(DEVICE)
 
 
 def caption_parts(rng):
@@ -280,16 +373,15 @@ def samples(out):
     """One picture for each of 36 prompts from the UNet so far."""
     text, _, _ = load_clip(out)
     model, = load(out, "unet", networks.build_unet())
-    decoder, = load(out, "vae", networks.build_vae())
-    scaling = torch.load(f"{out}/latents.pt")["scaling"]
+    vae = load_vae(out)
     captions = [f"a {world.CONTENTS[i % 10]}, in {world.STYLES[i % 12]} style" for i in range(24)]
     captions += [f"a {c}" for c in world.CONTENTS] + ["a star and a tree", "a fish and a moon"]
-    x = sample(model, decoder, scaling, *prompt(text, networks.WordTokens(), captions), steps=16)
+    x = sample(model, vae, *prompt(text, networks.WordTokens(), captions), steps=16)
     grid(x, 12, f"{out}/samples.png")
 
 
 @torch.no_grad()
-def sample(model, decoder, scaling, states, pooled, image=None, steps=14, guidance=4., seed=0):
+def sample(model, vae, states, pooled, image=None, steps=14, guidance=4., seed=0):
     """DDIM with guidance; `image` are projected or raw picture features for an attached adapter. -1..1 pictures."""
     schedule, n = networks.sampling_schedule(), len(states)
     schedule.set_timesteps(steps)
@@ -302,7 +394,7 @@ def sample(model, decoder, scaling, states, pooled, image=None, steps=14, guidan
         with autocast():
             o = model(torch.cat([x, x]), t, context, added_cond_kwargs=both).sample.float()
         x = schedule.step(o[:n] + guidance * (o[n:] - o[:n]), t, x).prev_sample
-    return torch.cat([decoder.decode(x[i:i + 32] / scaling).sample for i in range(0, n, 32)]).float().clamp(-1, 1)
+    return torch.cat([vae.decode(x[i:i + 32]).sample for i in range(0, n, 32)]).float().clamp(-1, 1)
 
 
 def adapter_start(model):
@@ -363,7 +455,7 @@ def load_adapted(out):
 
 
 def main():
-    stages = dict(vae=vae, clip=clip, judges=judges, latents=latents, unet=unet, adapter=adapter)
+    stages = dict(vae=vae, clip=clip, judges=judges, latents=latents, decoder=decoder, unet=unet, adapter=adapter)
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("stages", nargs="+", choices=["all", "samples", "export", *stages])
     arguments.add_argument("--out", default="run", help="work folder (checkpoints, logs, sheets)")

@@ -178,11 +178,15 @@ class Scene:
         parts = [self.words if content else "", self.style_words if style else "", self.colour_words if colour else ""]
         return ", ".join(p for p in parts if p)
 
-    def draw(self):
+    def mask(self):
+        """How much of each pixel the contents cover, 0..1."""
         mask = np.zeros((SIZE, SIZE), np.float32)
         for content, centre, radius in self.parts:
             mask = np.maximum(mask, coverage(content, centre, radius))
-        return render(self.style, mask, *self.hues)
+        return mask
+
+    def draw(self):
+        return render(self.style, self.mask(), *self.hues)
 
 
 def sheet(seed=1):
