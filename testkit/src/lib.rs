@@ -15,6 +15,8 @@ pub mod tolerance {
     pub const LEVELS_MOST: u8 = 2;
     /// Mean difference of all 8-bit values of a picture.
     pub const LEVELS_MEAN: f64 = 0.1;
+    /// One operation's output in f32, relative in the L2 norm.
+    pub const OPERATION: f64 = 2e-6;
     /// One network's output in f32, relative in the L2 norm.
     pub const NETWORK: f64 = 2e-5;
 }
