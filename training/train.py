@@ -20,7 +20,7 @@ from PIL import Image
 import networks
 import world
 
-STEPS = dict(vae=6000, clip=700, judges=1500, decoder=800, unet=7000, adapter=1500)
+STEPS = dict(vae=6000, clip=700, judges=1500, decoder=3000, unet=7000, adapter=1500)
 PICTURES = 24000
 BATCH = 32  # of the UNet and the adapter
 # Deviations of the latents' channels as the UNet sees them: where the content is (flat, first and second order), the look.
