@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import networks
 import train
@@ -18,6 +19,7 @@ REFERENCES = [("fish", "neon"), ("heart", "mosaic"), ("tree", "halftone"), ("moo
 
 
 MANTISSA_BITS = 6
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 @torch.no_grad()
@@ -40,7 +42,24 @@ def check_tokenizer(folder):
         assert theirs(caption, padding="max_length", max_length=networks.LENGTH).input_ids == row, caption
 
 
-def export(out, folder=os.path.join(os.path.dirname(os.path.abspath(__file__)), "../models/embedded")):
+@torch.no_grad()
+def export_judge(out, folder, path=os.path.join(HERE, "../testkit/fixtures/judge.safetensors")):
+    """The judge for the program's own tests: contents and style, f16, the batch norms folded into the convolutions, and its
+    answers about the embedded reference pictures, which the program's tests must repeat."""
+    judge, = train.load(out, "judges", train.Judge())
+    layers = judge.features
+    convolutions = [fuse_conv_bn_eval(c, n) for c, n in zip(layers[0::3], layers[1::3])]
+    judge.features = torch.nn.Sequential(*[m for c in convolutions for m in (c, torch.nn.ReLU())])
+    judge = rounded(judge)
+    tensors = {k: v.half().contiguous() for k, v in judge.state_dict().items() if not k.startswith("colours")}
+    for content, style in REFERENCES:
+        picture = np.asarray(Image.open(f"{folder}/references/{style}-{content}.png").convert("RGB"))
+        contents, styles, _ = judge(networks.pixels(picture[None]))
+        tensors[f"answer.{style}-{content}.contents"], tensors[f"answer.{style}-{content}.style"] = contents[0], styles[0]
+    save_file(tensors, path)
+
+
+def export(out, folder=os.path.join(HERE, "../models/embedded")):
     """The folder that the program embeds; everything but the card (see `measure.py`)."""
     folder = os.path.normpath(folder)
     vae = train.load_vae(out)
@@ -83,5 +102,6 @@ def export(out, folder=os.path.join(os.path.dirname(os.path.abspath(__file__)), 
     for i, (content, style) in enumerate(REFERENCES):
         scene = world.Scene(np.random.default_rng((10**6, i)), [content], style, plain=True)
         Image.fromarray(scene.draw()).save(f"{folder}/references/{style}-{content}.png", optimize=True)
+    export_judge(out, folder)
     size = sum(os.path.getsize(os.path.join(d, f)) for d, _, fs in os.walk(folder) for f in fs)
     train.log(out, f"exported, {size / 1e6:.1f} MB in all")
