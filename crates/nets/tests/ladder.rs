@@ -61,6 +61,16 @@ fn load_unet(name: &str) -> UNet {
 }
 
 fn forward(unet: &UNet, w: &Weights, prefix: &str, injections: &Injections) -> Tensor {
+    forward_seen(unet, w, prefix, injections, &mut |_, _| {})
+}
+
+fn forward_seen(
+    unet: &UNet,
+    w: &Weights,
+    prefix: &str,
+    injections: &Injections,
+    seen: &mut dyn FnMut(std::fmt::Arguments, &Tensor),
+) -> Tensor {
     let key = |k: &str| format!("{prefix}{k}");
     let sample = last(&tensor(w, &key("sample")));
     let timestep = w.get(&key("timestep")).expect("a timestep");
@@ -73,21 +83,31 @@ fn forward(unet: &UNet, w: &Weights, prefix: &str, injections: &Injections) -> T
         w.get(&key("time_ids")).map(|t| t.to_f32().as_chunks::<6>().0.to_vec()).unwrap_or_default();
     let added = pooled.as_ref().map(|pooled| Added { pooled, sizes: &sizes });
     let times = unet.times(&[timestep], sample.dim(0), added.as_ref(), None);
-    unet.forward(&sample, 0, &times, &unet.text(&tensor(w, &key("context"))), injections)
+    unet.forward_seen(&sample, 0, &times, &unet.text(&tensor(w, &key("context"))), injections, seen)
 }
 
 #[test]
-fn unet_equals_diffusers() {
+fn unet_equals_diffusers_block_by_block() {
+    let mut blocks = 0;
     for name in MODELS {
         let w = ladder(&format!("unet-{name}")).expect("a fixture for every model");
         let unet = load_unet(name);
         for case in ["square", "odd"] {
             if w.get(&format!("{case}.sample")).is_some() {
-                let got = forward(&unet, &w, &format!("{case}."), &Injections::default());
+                let prefix = format!("{case}.");
+                let got = forward_seen(&unet, &w, &prefix, &Injections::default(), &mut |place, got| {
+                    let key = format!("{case}.{place}");
+                    // The fixture has the first resnet and attention, and the output of every level.
+                    if w.get(&key).is_some() {
+                        check(&format!("{name} {key}"), got, &last(&tensor(&w, &key)));
+                        blocks += 1;
+                    }
+                });
                 check(&format!("{name} {case}"), &got, &last(&tensor(&w, &format!("{case}.conv_out"))));
             }
         }
     }
+    assert_eq!(blocks, 94);
 }
 
 #[test]

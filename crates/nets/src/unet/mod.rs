@@ -20,6 +20,7 @@ use crate::load::Loader;
 use crate::tensor::Tensor;
 use crate::weights::Weights;
 use blocks::{Resnet, Spatial};
+use std::fmt::Arguments;
 
 /// Resnets with their attentions at one level, and the convolution to the next.
 struct Level {
@@ -288,16 +289,31 @@ impl UNet {
         text: &TextContext,
         injections: &Injections,
     ) -> Tensor {
+        self.forward_seen(latents, step, times, text, injections, &mut |_, _| {})
+    }
+
+    /// The same, showing what each block gives to `seen`, with the block's path as in checkpoints (e.g.
+    /// `down_blocks.1.attentions.0`): for comparing with other implementations. [batch, h, w, channels].
+    ///
+    /// # Panics
+    /// As [`UNet::forward`].
+    pub fn forward_seen(
+        &self,
+        latents: &Tensor,
+        step: usize,
+        times: &Times,
+        text: &TextContext,
+        injections: &Injections,
+        seen: &mut dyn FnMut(Arguments, &Tensor),
+    ) -> Tensor {
         assert_eq!(latents.dim(0), times.batch);
         let pass = Pass { step, times, text, injections };
         let mut h = self.conv_in.forward(latents);
+        seen(format_args!("conv_in"), &h);
         let mut skips = vec![h.clone()];
-        for level in &self.down {
-            for (j, resnet) in level.resnets.iter().enumerate() {
-                h = resnet.forward(&h, &pass);
-                if let Some(attention) = level.attentions.get(j) {
-                    h = attention.forward(h, &pass);
-                }
+        for (i, level) in self.down.iter().enumerate() {
+            for j in 0..level.resnets.len() {
+                h = level.layer("down_blocks", i, j, &h, &pass, seen);
                 skips.push(h.clone());
             }
             if let Some(conv) = &level.resize {
@@ -306,6 +322,7 @@ impl UNet {
                 h = conv.strided(&h, 2, pad, 1);
                 skips.push(h.clone());
             }
+            seen(format_args!("down_blocks.{i}"), &h);
         }
         if let Some(mid) = &self.mid {
             h = mid.first.forward(&h, &pass);
@@ -313,21 +330,41 @@ impl UNet {
                 h = attention.forward(h, &pass);
             }
             h = mid.second.forward(&h, &pass);
+            seen(format_args!("mid_block"), &h);
         }
-        for level in &self.up {
-            for (j, resnet) in level.resnets.iter().enumerate() {
+        for (i, level) in self.up.iter().enumerate() {
+            for j in 0..level.resnets.len() {
                 let skip = skips.pop().expect("as many as on the way down");
-                h = resnet.forward(&h.concat_channels(&skip), &pass);
-                if let Some(attention) = level.attentions.get(j) {
-                    h = attention.forward(h, &pass);
-                }
+                h = level.layer("up_blocks", i, j, &h.concat_channels(&skip), &pass, seen);
             }
             if let Some(conv) = &level.resize {
                 let next = skips.last().expect("the next level has skips");
                 h = upsample_to(conv, &h, next.dim(1), next.dim(2));
             }
+            seen(format_args!("up_blocks.{i}"), &h);
         }
         self.conv_out.forward(&self.norm_out.forward_silu(&h))
+    }
+}
+
+impl Level {
+    /// Resnet `j` and its attention, of the level `i` of `side`.
+    fn layer(
+        &self,
+        side: &str,
+        i: usize,
+        j: usize,
+        x: &Tensor,
+        pass: &Pass,
+        seen: &mut dyn FnMut(Arguments, &Tensor),
+    ) -> Tensor {
+        let mut h = self.resnets[j].forward(x, pass);
+        seen(format_args!("{side}.{i}.resnets.{j}"), &h);
+        if let Some(attention) = self.attentions.get(j) {
+            h = attention.forward(h, pass);
+            seen(format_args!("{side}.{i}.attentions.{j}"), &h);
+        }
+        h
     }
 }
 
