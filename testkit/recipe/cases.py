@@ -15,6 +15,8 @@ DEFAULT_PROMPT = {
     "sd15-s": "two birds in a blue sky",
     "sdxl-a": "a lonely castle on a mountain, watercolor, highly detailed",
     "sdxl-b": "an astronaut riding a horse, pencil sketch",
+    "sd15-i": "a white boat on a lake",
+    "sdxl-i": "a stone bridge over a river, ink",
 }
 NEGATIVE = "text, watermark, lowres, low quality, blurry"
 LONG = " ".join(
@@ -141,6 +143,7 @@ def declare():
     prompts()
     windows()
     inputs()
+    pictures()
 
 
 def projections():
@@ -553,6 +556,37 @@ def inputs():
     minimal = [ref("sdxl-a-base.safetensors", "waves.png", B, "style")]
     minimal[0].pop("weight")
     case("sdxl-a-defaults", "sdxl-a", minimal, ["base", "style", "defaults"], omit=["count", "negative_prompt", "sampler", "device"])
+
+
+def pictures():
+    """Image-to-image and inpainting; a 4-channel UNet and one with inputs for the mask."""
+    sd, xl = [ref("sd15-a-base.safetensors", "rings.png", A, "style")], [ref("sdxl-a-base.safetensors", "rings.png", B, "style")]
+
+    def init(image, strength, mask=None):
+        out = {"image": f"../../images/{image}", "strength": strength}
+        return out | ({"mask": f"../../images/{mask}"} if mask else {})
+
+    for i, sampler in enumerate(pipeline.SAMPLERS):
+        for model, refs in (("sd15-a", sd), ("sdxl-a", xl)):
+            steps = 8 if sampler == "pndm" else 6 + i % 3
+            start = init(("blocks.png", "large.png")[i % 2], (0.5, 0.7, 0.9)[i % 3])
+            case(f"{model}-init-{sampler}", model, refs, ["base", "style", "image-to-image"], sampler=sampler, steps=steps, init=start)
+            start = init("blocks.png", (1.0, 0.6)[i % 2], ("mask-disc.png", "mask-left.png", "mask-soft.png")[i % 3])
+            case(f"{model}-repaint-{sampler}", model, refs, ["base", "style", "inpainting"], sampler=sampler, steps=steps, init=start)
+    for model, adapter in (("sd15-i", "sd15-s-base.safetensors"), ("sdxl-i", "sdxl-a-base.safetensors")):
+        refs = [ref(adapter, "rings.png", A if model == "sd15-i" else B, "all")] if model == "sd15-i" else []
+        more = ["inpainting", "nine channels"]
+        for sampler, strength, mask in (("euler", 1.0, "mask-disc.png"), ("euler_a", 0.8, "mask-left.png"), ("ddim", 0.99, "mask-soft.png")):
+            case(f"{model}-{sampler}", model, refs, more, sampler=sampler, init=init("blocks.png", strength, mask), steps=6)
+        case(f"{model}-count", model, refs, [*more, "count"], sampler="lcm", init=init("large.png", 1.0, "mask-right.png"), count=2, guidance=1.5)
+    for model in ("sd15-v", "sdxl-b"):
+        case(f"{model}-init", model, [], ["plain", "image-to-image"], init=init("rings.png", 0.6), width=48, height=64)
+        case(f"{model}-init-count", model, [], ["plain", "image-to-image", "count"], init=init("exif6.png", 0.75), count=2, omit=["sampler"])
+    window = [ref("sdxl-a-base.safetensors", "rings.png", B, "all", start=0.3, end=0.8)]
+    case("sdxl-a-init-window", "sdxl-a", window, ["base", "all", "image-to-image", "start/end"], init=init("rgba.png", 0.8), steps=8)
+    case("sdxl-a-init-whole", "sdxl-a", xl, ["base", "style", "image-to-image"], init=init("wide.png", 1.0), width=72, height=40)
+    case("sdxl-a-repaint-count", "sdxl-a", xl, ["base", "style", "inpainting", "count"], init=init("large.png", 0.7, "mask-bars-wide.png"), count=2, sampler="euler_a")
+    case("sdxl-a-repaint-rescale", "sdxl-a", xl, ["base", "style", "inpainting", "guidance_rescale"], init=init("large.png", 0.7, "mask-disc.png"), guidance_rescale=0.5, width=48, height=80)
 
 
 def finish(only=None):

@@ -48,6 +48,8 @@ def main(only):
     for item in cases.CASE_LIST:
         if only and item["name"] not in only:
             continue
+        if "init" in item["job"]:  # its noise is not given from outside, so it cannot be shaken
+            continue
         job, folder = item["job"], CASES / item["name"]
         want = load_file(folder / "expected.safetensors")["latents"]
         again, pictures, info = pipeline.run(job, folder)

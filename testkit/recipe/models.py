@@ -86,7 +86,7 @@ def as_transformers_4(folder):
 
 
 def unet(config, seed, family_gains=()):
-    model = UNet2DConditionModel(in_channels=4, out_channels=4, norm_num_groups=4, **config).eval()
+    model = UNet2DConditionModel(**{"in_channels": 4, "out_channels": 4, "norm_num_groups": 4, **config}).eval()
     randomise(model, seed, [*UNET_GAINS, *family_gains])
     return calibrate_unet(model, seed)
 
@@ -99,7 +99,7 @@ def calibrate_unet(model, seed):
     if config.addition_embed_type == "text_time":
         pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
         added = {"text_embeds": normal(gen, (2, pooled)), "time_ids": torch.tensor([[64.0, 64, 0, 0, 64, 64]] * 2)}
-    sample, context = normal(gen, (2, 4, 8, 8)), normal(gen, (2, 77, config.cross_attention_dim))
+    sample, context = normal(gen, (2, config.in_channels, 8, 8)), normal(gen, (2, 77, config.cross_attention_dim))
     out = model(sample, 500, context, added_cond_kwargs=added or None).sample
     rescale(model.conv_out, 1.0 / float(out.std()))
     return model
@@ -397,6 +397,48 @@ def sdxl_b():
     )
 
 
+def borrow(folder, other, parts):
+    """Parts of another folder, unchanged."""
+    for part in parts:
+        shutil.copytree(MODELS / other / part, folder / part)
+
+
+def sd15_i():
+    """A network for inpainting: nine channels in. The rest is sd15-s's."""
+    folder = MODELS / "sd15-i"
+    borrow(folder, "sd15-s", ["text_encoder", "tokenizer", "vae"])
+    model = unet(
+        dict(
+            in_channels=9,
+            sample_size=16,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=16,
+            attention_head_dim=4,
+        ),
+        132,
+    )
+    model.half().save_pretrained(folder / "unet")
+    write_json(folder / "scheduler/scheduler_config.json", SD_SCHEDULER)
+    save_index(folder, "StableDiffusionPipeline", {**SD_PARTS, "scheduler": ["diffusers", "PNDMScheduler"]})
+
+
+def sdxl_i():
+    """SDXL's shape for inpainting: nine channels in. The rest is sdxl-a's."""
+    folder = MODELS / "sdxl-i"
+    borrow(folder, "sdxl-a", ["text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "vae"])
+    xl_unet(223, (8, 12, 16), [2, 3, 4], [1, 1, 1], 40, 28, 8, in_channels=9).half().save_pretrained(folder / "unet")
+    write_json(folder / "scheduler/scheduler_config.json", XL_SCHEDULER)
+    save_index(
+        folder,
+        "StableDiffusionXLPipeline",
+        {**XL_PARTS, "scheduler": ["diffusers", "EulerDiscreteScheduler"]},
+        force_zeros_for_empty_prompt=True,
+    )
+
+
 def vision(name, seed, width, heads, layers, inner, act, image, patch, projection, old):
     folder = MODELS / name
     config = CLIPVisionConfig(
@@ -430,7 +472,7 @@ def text_tower():
 
 def build():
     shutil.rmtree(MODELS, ignore_errors=True)
-    for make in (sd15_a, sd15_v, sd15_s, sdxl_a, sdxl_b, text_tower):
+    for make in (sd15_a, sd15_v, sd15_s, sdxl_a, sdxl_b, sd15_i, sdxl_i, text_tower):
         make()
     vision("vit-a", 301, 32, 4, 3, 64, "gelu", 32, 8, 24, old=False)
     vision("vit-b", 302, 40, 5, 4, 80, "quick_gelu", 40, 10, 28, old=True)

@@ -8,11 +8,20 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLPipeline,
+)
 from diffusers.image_processor import IPAdapterMaskProcessor
 from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from diffusers.models.embeddings import ImageProjection
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from PIL import Image
 
 import images
 
@@ -121,11 +130,30 @@ def group(references):
     return groups
 
 
+def from_picture(pipe, xl, init):
+    """The pipeline that starts from a picture, on the parts of the plain one."""
+    inpaint, other = (StableDiffusionXLInpaintPipeline, StableDiffusionXLImg2ImgPipeline) if xl else (
+        StableDiffusionInpaintPipeline, StableDiffusionImg2ImgPipeline)
+    extra = {"add_watermarker": False} if xl else {"requires_safety_checker": False}
+    if xl:
+        extra["force_zeros_for_empty_prompt"] = pipe.config.force_zeros_for_empty_prompt
+    made = (inpaint if init.get("mask") else other)(**{k: v for k, v in pipe.components.items()}, **extra)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
 def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
     """Returns (latents, pictures, info). The keyword arguments make the variations of the sensitivity check."""
     base = Path(base)
+    init = job.get("init")
+    if init and job.get("count", 1) > 1 and alone is None:
+        # Each picture as if it were made alone: diffusers' inpainting encodes the picture once, with the first generator.
+        parts = [run(job, base, drop_references, prompt, perturb, i) for i in range(job["count"])]
+        return torch.cat([p[0] for p in parts]), [p[1][0] for p in parts], parts[0][2]
     pipe = load_model(base / job["model"])
     xl = isinstance(pipe, StableDiffusionXLPipeline)
+    if init:
+        pipe = from_picture(pipe, xl, init)
     family = "xl" if xl else "sd"
     if job.get("sampler") is not None:
         pipe.scheduler = sampler(job["sampler"], pipe.scheduler.config)
@@ -186,7 +214,8 @@ def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
         weights = [site_weights(g["refs"][0].get("inject", "style"), family, processors) for g in groups]
         probe = copy.deepcopy(pipe.scheduler)
         probe.set_timesteps(steps)
-        total = len(probe.timesteps)
+        skipped = steps - min(int(steps * init["strength"]), steps) if init else 0
+        total = len(probe.timesteps) - skipped * probe.order
 
         def apply(index):
             for site, processor in processors.items():
@@ -219,15 +248,22 @@ def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
         nudge = torch.randn(noise.shape, generator=torch.Generator().manual_seed(5))
         call["latents"] = noise + perturb * nudge
     clip_skip = job.get("clip_skip", 0)
+    if init:
+        assert not perturb
+        size = (width, height)
+        call |= {"image": images.load(base / init["image"]).resize(size, Image.LANCZOS), "strength": init["strength"]}
+        if init.get("mask"):
+            call |= {"mask_image": images.load(base / init["mask"]).resize(size, Image.LANCZOS), "width": width, "height": height}
+    else:
+        call |= {"width": width, "height": height}
+    if xl or not init:
+        call["guidance_rescale"] = job.get("guidance_rescale", 0.0)
     result = pipe(
         prompt=job["prompt"] if prompt is None else prompt,
         negative_prompt=job.get("negative_prompt"),
-        width=width,
-        height=height,
         num_images_per_prompt=len(seeds),
         num_inference_steps=steps,
         guidance_scale=guidance,
-        guidance_rescale=job.get("guidance_rescale", 0.0),
         clip_skip=clip_skip or None,
         generator=generators,
         callback_on_step_end=on_step,

@@ -4,7 +4,7 @@
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, Command, ValueHint};
-use instantstyle_engine::request::fields::{Field, Kind, REFERENCE, REQUEST, SUBTRACT};
+use instantstyle_engine::request::fields::{Field, INIT, Kind, REFERENCE, REQUEST, SUBTRACT};
 use instantstyle_engine::request::{PRECISIONS, PRESETS};
 use instantstyle_engine::sampler::SAMPLERS;
 use std::ffi::OsStr;
@@ -25,27 +25,31 @@ pub struct Flag {
 
 /// The flags of the request itself.
 pub fn of_request() -> Vec<Flag> {
-    let simple = REQUEST.iter().filter(|f| !matches!(f.kind, Kind::References));
-    simple.map(|field| Flag { name: field.name.replace('_', "-"), outer: None, field }).collect()
+    REQUEST.iter().filter(|f| !matches!(f.kind, Kind::References)).flat_map(of_field).collect()
 }
 
 /// The flags of one reference: all but [`OPENING`].
 pub fn of_reference() -> Vec<Flag> {
-    let mut flags = Vec::new();
-    for field in REFERENCE.iter().filter(|f| f.name != "image") {
-        match field.kind {
-            Kind::Subtract => flags.extend(SUBTRACT.iter().map(|inner| {
-                let name = if inner.name == "text" {
-                    "subtract".to_owned()
-                } else {
-                    format!("subtract-{}", inner.name)
-                };
-                Flag { name, outer: Some("subtract"), field: inner }
-            })),
-            _ => flags.push(Flag { name: field.name.replace('_', "-"), outer: None, field }),
-        }
-    }
-    flags
+    REFERENCE.iter().filter(|f| f.name != "image").flat_map(of_field).collect()
+}
+
+/// The flag of a field; of an object one for each of its fields, the first of which has the object's own name:
+/// `--subtract`, `--subtract-scale`.
+fn of_field(field: &'static Field) -> Vec<Flag> {
+    let inner = match field.kind {
+        Kind::Subtract => SUBTRACT,
+        Kind::Init => INIT,
+        _ => return vec![Flag { name: field.name.replace('_', "-"), outer: None, field }],
+    };
+    let name = |i: usize, f: &Field| match i {
+        0 => field.name.to_owned(),
+        _ => format!("{}-{}", field.name, f.name.replace('_', "-")),
+    };
+    inner
+        .iter()
+        .enumerate()
+        .map(|(i, f)| Flag { name: name(i, f), outer: Some(field.name), field: f })
+        .collect()
 }
 
 impl Flag {
@@ -66,7 +70,9 @@ impl Flag {
             Kind::Whole(..) => ("N", ValueHint::Other),
             Kind::Number(..) => ("X", ValueHint::Other),
             Kind::Inject => ("WHERE", ValueHint::Other),
-            Kind::Choice(_) | Kind::Device | Kind::Subtract | Kind::References => ("NAME", ValueHint::Other),
+            Kind::Choice(_) | Kind::Device | Kind::Subtract | Kind::Init | Kind::References => {
+                ("NAME", ValueHint::Other)
+            }
         };
         // Negative numbers, and prompts that begin with a dash.
         let dashes = matches!(field.kind, Kind::Text | Kind::Whole(..) | Kind::Number(..));

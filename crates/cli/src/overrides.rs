@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 pub fn apply(matches: &ArgMatches, request: &mut Map<String, Value>) -> Result<(), Error> {
     for flag in flags::of_request() {
         if let Some(text) = matches.get_one::<String>(&flag.name) {
-            request.insert(flag.field.name.to_owned(), value(&flag, text)?);
+            set(request, &flag, value(&flag, text)?);
         }
     }
     let flags = flags::of_reference();
@@ -64,19 +64,19 @@ fn given<'a>(matches: &'a ArgMatches, flags: &'a [Flag]) -> Vec<Given<'a>> {
 fn opened(given: &[Given]) -> Result<Vec<Value>, Error> {
     let first = given.iter().position(|g| g.flag.is_none()).unwrap_or(given.len());
     let (common, rest) = given.split_at(first);
-    let mut base = json!({});
+    let mut base = Map::new();
     fill(&mut base, common)?;
     rest.chunk_by(|_, next| next.flag.is_some())
         .map(|own| {
             let mut reference = base.clone();
-            reference["image"] = Value::from(own[0].text);
+            reference.insert("image".to_owned(), Value::from(own[0].text));
             fill(&mut reference, &own[1..])?;
-            Ok(reference)
+            Ok(Value::Object(reference))
         })
         .collect()
 }
 
-fn fill(reference: &mut Value, given: &[Given]) -> Result<(), Error> {
+fn fill(reference: &mut Map<String, Value>, given: &[Given]) -> Result<(), Error> {
     for (i, g) in given.iter().enumerate() {
         let Some(flag) = g.flag else { continue };
         if given[..i].iter().any(|h| h.flag.is_some_and(|f| f.name == flag.name)) {
@@ -101,21 +101,25 @@ fn onto(mut references: Vec<Value>, flags: &[Flag], given: &[Given]) -> Result<V
             return Err(Error::request(format!("--{}", flag.name), message));
         }
         for (reference, text) in references.iter_mut().zip(texts.iter().cycle()) {
-            set(reference, flag, value(flag, text)?);
+            // What is no object is refused by the request's parser.
+            if let Value::Object(reference) = reference {
+                set(reference, flag, value(flag, text)?);
+            }
         }
     }
     Ok(references)
 }
 
-fn set(reference: &mut Value, flag: &Flag, value: Value) {
+fn set(object: &mut Map<String, Value>, flag: &Flag, value: Value) {
     let Some(outer) = flag.outer else {
-        reference[flag.field.name] = value;
+        object.insert(flag.field.name.to_owned(), value);
         return;
     };
-    if !reference[outer].is_object() {
-        reference[outer] = json!({});
+    let inner = object.entry(outer).or_insert(Value::Null);
+    if !inner.is_object() {
+        *inner = json!({});
     }
-    reference[outer][flag.field.name] = value;
+    inner[flag.field.name] = value;
 }
 
 /// A number that is none stays a text, which the request's parser refuses by name.
@@ -157,6 +161,14 @@ mod tests {
         )
         .unwrap();
         assert_eq!(got, json!({ "seed": u64::MAX, "steps": 3, "guidance": 0.5, "negative_prompt": "-x" }));
+    }
+
+    #[test]
+    fn flags_of_the_start_make_an_object() {
+        let job = json!({ "init": { "image": "a", "strength": 0.3 } });
+        let got = over(job, "--init-strength .5 --init-mask m").unwrap();
+        assert_eq!(got, json!({ "init": { "image": "a", "strength": 0.5, "mask": "m" } }));
+        assert_eq!(over(json!({}), "--init a").unwrap(), json!({ "init": { "image": "a" } }));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The program as people run it: what it writes, and how it ends on bad input.
 
+use instantstyle_engine::picture::{Filter, Picture, encode_png, resize};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use testkit::fixtures;
@@ -116,6 +117,79 @@ fn a_weight_of_zero_leaves_no_trace() {
     assert_eq!(plain, latents("zero", &with(&["--weight", "0"])));
     assert_eq!(plain, latents("blocks", &with(&["--inject", "up_blocks.0=0,mid_block=0.0"])));
     assert_ne!(plain, latents("one", &with(&[])));
+}
+
+#[test]
+fn what_the_mask_leaves_out_is_put_back_exactly() {
+    let (_dir, at) = folder();
+    let (photo, mask) = (fixture("images/blocks.png"), fixture("images/mask-disc.png"));
+    let size = ["--width", "64", "--height", "64", "--steps", "3", "--seed", "5", "--quiet"];
+    let model = fixture("models/sd15-a");
+    let paint = |more: &[&str], out: &str| {
+        let mut words = vec!["generate", "--model", &model, "--init", &photo, "--out", out];
+        words.extend(size.iter().chain(more));
+        let done = run(&words);
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        Picture::open(Path::new(out)).expect("a picture")
+    };
+    let blended = paint(&["--init-mask", &mask, "--init-blend-px", "3"], &at("blended.png"));
+    let photo_there = resize(&Picture::open(Path::new(&photo)).expect("a picture"), 64, 64, Filter::Lanczos);
+    let white =
+        resize(&Picture::open(Path::new(&mask)).expect("a picture"), 64, 64, Filter::Lanczos).to_grey();
+    let (mut kept, mut changed) = (0, 0);
+    for ((now, then), m) in blended.rgb.chunks(3).zip(photo_there.rgb.chunks(3)).zip(&white.l) {
+        if *m < 128 {
+            assert_eq!(now, then, "outside the mask");
+            kept += 1;
+        } else {
+            changed += usize::from(now != then);
+        }
+    }
+    assert!(kept > 500 && changed > 500, "{kept} kept, {changed} changed");
+    // Without blending the autoencoder has touched everything.
+    assert_ne!(paint(&["--init-mask", &mask], &at("plain.png")).rgb[..30], photo_there.rgb[..30]);
+    // Less strength stays nearer to the picture.
+    let far =
+        |p: &Picture| p.rgb.iter().zip(&photo_there.rgb).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
+    let (weak, strong) = (["--init-strength", "0.34"], ["--init-strength", "1"]);
+    assert!(far(&paint(&weak, &at("weak.png"))) < far(&paint(&strong, &at("strong.png"))));
+    // The picture carries the request, the start included.
+    let again = run(&["generate", "--job", &at("blended.png"), "--out", &at("again.png"), "--quiet"]);
+    assert!(again.status.success(), "{}", text(&again.stderr));
+    let read = |name: &str| std::fs::read(at(name)).expect("a file");
+    assert_eq!(read("again.png"), read("blended.png"));
+}
+
+#[test]
+fn starts_that_cannot_be_are_refused() {
+    let (_dir, at) = folder();
+    let black = at("black.png");
+    let grey = Picture::new(8, 8, vec![0; 192]).expect("a picture");
+    std::fs::write(&black, encode_png(&grey, &[])).expect("a file");
+    let photo = fixture("images/blocks.png");
+    let (plain, inpaints) = (fixture("models/sd15-a"), fixture("models/sd15-i"));
+    let out = at("out.png");
+    for (model, more, status, words) in [
+        (&plain, vec!["--init", &photo, "--init-strength", "0"], 2, vec!["init.strength", "no step"]),
+        (
+            &plain,
+            vec!["--init", &photo, "--init-strength", "NaN"],
+            2,
+            vec!["init.strength", "number from 0 to 1"],
+        ),
+        (&plain, vec!["--init", &photo, "--init-strength", "0.01"], 2, vec!["init.strength", "more steps"]),
+        (&plain, vec!["--init-strength", "0.5"], 2, vec!["init.image"]),
+        (&plain, vec!["--init", "nowhere.png"], 3, vec!["init.image", "nowhere.png"]),
+        (&plain, vec!["--init", &photo, "--init-mask", &black], 2, vec!["init.mask", "black"]),
+        (&inpaints, vec![], 2, vec!["init.mask", "inpainting"]),
+        (&inpaints, vec!["--init", &photo], 2, vec!["init.mask", "inpainting"]),
+    ] {
+        let mut words_of =
+            vec!["generate", "--model", model, "--width", "64", "--height", "64", "--out", &out, "--quiet"];
+        words_of.extend(more);
+        refused(&words_of, status, &words);
+        assert!(!Path::new(&out).exists());
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::guidance::guide;
+use crate::init::{Init, Start};
 use crate::plan::Plan;
 use crate::rng::TorchRng;
 use crate::sampler;
@@ -50,7 +51,8 @@ pub fn prepare(
         }
     }
     let sampler = build(plan)?;
-    let times = unet.times(sampler.timesteps(), rows, added.as_ref(), Some(plan.guidance));
+    let times =
+        unet.times(&sampler.timesteps()[plan.first_call..], rows, added.as_ref(), Some(plan.guidance));
     Ok(Conditioning { text: unet.text(tokens), times, injections })
 }
 
@@ -59,11 +61,12 @@ fn build(plan: &Plan) -> Result<Box<dyn sampler::Sampler>, Error> {
         .map_err(|e| Error::request("sampler", e.to_string()))
 }
 
-/// Samples picture `i`: the last latents [channels, h, w], not yet divided by the autoencoder's scaling factor.
+/// Samples picture `i`, from `init` or from noise: the last latents [channels, h, w], not yet divided by the autoencoder's scaling factor.
 pub fn denoise(
     plan: &Plan,
     unet: &UNet,
     conditioning: &Conditioning,
+    init: Option<&Init>,
     i: usize,
     observer: &mut dyn Observer,
 ) -> Result<Vec<f32>, Error> {
@@ -72,16 +75,20 @@ pub fn denoise(
     let (h, w) = (plan.height / factor, plan.width / factor);
     let n = channels * h * w;
     let mut rng = TorchRng::new(plan.seed.wrapping_add(i as u64));
-    let sigma = sampler.init_noise_sigma();
-    let mut x: Vec<f32> = rng.normal_f32(n).into_iter().map(|v| v * sigma).collect();
-    let calls = sampler.timesteps().len();
+    let start = Start::draw(plan, init, sampler.as_ref(), &mut rng);
+    let mut x = start.sample.clone();
+    let (first, calls) = (plan.first_call, plan.calls());
     for call in 0..calls {
         if observer.cancelled() {
             return Err(Error::Cancelled);
         }
         let mut scaled = x.clone();
-        sampler.scale_model_input(call, &mut scaled);
+        sampler.scale_model_input(first + call, &mut scaled);
         let row = crate::encode::channels_last(&scaled, channels, h, w);
+        let row = match &start.beside {
+            Some(beside) => row.concat_channels(beside),
+            None => row,
+        };
         let batch = if plan.guided() { Tensor::stack(&[&row, &row]) } else { row };
         let out =
             unet.forward(&batch, call, &conditioning.times, &conditioning.text, &conditioning.injections);
@@ -93,7 +100,9 @@ pub fn denoise(
             out.into_data()
         };
         let prediction = crate::encode::planes(&Tensor::new([1, h, w, channels], prediction));
-        sampler.step(call, &prediction, &mut x, &mut rng);
+        sampler.step(first + call, &prediction, &mut x, &mut rng);
+        let next = (call + 1 < calls).then_some(first + call + 1);
+        start.keep(sampler.as_ref(), next, &mut x);
         observer.event(Event::Step { picture: i, pictures: plan.count, step: call + 1, steps: calls });
     }
     if x.iter().any(|v| !v.is_finite()) {

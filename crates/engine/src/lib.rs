@@ -18,6 +18,7 @@ pub mod encode;
 pub mod error;
 pub mod family;
 pub mod guidance;
+mod init;
 pub mod injection;
 pub mod inspect;
 pub mod model;
@@ -126,6 +127,8 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     let text = encode::text(plan.family, &prompts, &mut |n| observer.event(Event::Notice(n)))?;
     check(observer)?;
     let tokens = references::encode(plan, &mut |n| observer.event(Event::Notice(n)))?;
+    check(observer)?;
+    let init = init::encode(plan, &mut |n| observer.event(Event::Notice(n)))?;
     timings.encode_s = start.elapsed().as_secs_f64();
 
     check(observer)?;
@@ -144,7 +147,7 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     let start = Instant::now();
     let (unet, conditioning) = conditioned;
     let latents = (0..plan.count)
-        .map(|i| denoise::denoise(plan, &unet, &conditioning, i, observer))
+        .map(|i| denoise::denoise(plan, &unet, &conditioning, init.as_ref(), i, observer))
         .collect::<Result<Vec<_>, _>>()?;
     drop((unet, conditioning));
     timings.denoise_s = start.elapsed().as_secs_f64();
@@ -158,7 +161,11 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     let mut outputs = Vec::new();
     for (i, latents) in latents.into_iter().enumerate() {
         check(observer)?;
-        let picture = decode(plan, &decoder, &latents, shape)?;
+        let mut picture = decode(plan, &decoder, &latents, shape)?;
+        let edge_px = plan.request().init.as_ref().and_then(|i| i.blend_px);
+        if let (Some(init), Some(edge_px)) = (&init, edge_px) {
+            init.blend(&mut picture, edge_px);
+        }
         outputs.push(Output {
             seed: plan.seed.wrapping_add(i as u64),
             picture,

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::family::{self, Family};
 use crate::injection::{groups, site_weights, window};
 use crate::model::{EMBEDDED, Place};
-use crate::request::{Device, Precision, Reference, Request};
+use crate::request::{Device, Init, Precision, Reference, Request};
 use crate::sampler::{self, SchedulerConfig};
 use instantstyle_nets::ip_adapter::{AdapterShape, Kind};
 use instantstyle_nets::unet::{Site, UNetConfig, sites};
@@ -35,6 +35,17 @@ pub struct PlannedReference {
     pub mask: Option<Place>,
 }
 
+/// The picture to start from, resolved.
+#[derive(Clone)]
+pub struct PlannedInit {
+    /// The picture.
+    pub image: Place,
+    /// The mask picture.
+    pub mask: Option<Place>,
+    /// Part of the steps that is run.
+    pub strength: f64,
+}
+
 /// A request, resolved: complete and immutable.
 #[derive(Clone)]
 pub struct Plan {
@@ -46,6 +57,7 @@ pub struct Plan {
     pub(crate) vae: VaeConfig,
     pub(crate) scheduler: SchedulerConfig,
     pub(crate) sites: Vec<Site>,
+    pub(crate) init: Option<PlannedInit>,
     pub(crate) references: Vec<PlannedReference>,
     pub(crate) width: usize,
     pub(crate) height: usize,
@@ -53,6 +65,8 @@ pub struct Plan {
     pub(crate) seed: u64,
     pub(crate) steps: usize,
     pub(crate) guidance: f64,
+    /// The sampler's call at which sampling starts: later than 0 where a picture is the start.
+    pub(crate) first_call: usize,
     calls: usize,
 }
 
@@ -87,17 +101,11 @@ impl Plan {
                 )));
             }
         }
-        if unet.in_channels != vae.latent_channels || unet.out_channels != vae.latent_channels {
+        let inpaints = unet.in_channels == 2 * vae.latent_channels + 1;
+        if unet.in_channels != vae.latent_channels && !inpaints || unet.out_channels != vae.latent_channels {
             return Err(model.error(format!(
-                "the UNet reads {} and predicts {} channels, the autoencoder has {}: {}",
-                unet.in_channels,
-                unet.out_channels,
-                vae.latent_channels,
-                if unet.in_channels == 9 {
-                    "this is an inpainting model, which is not supported yet"
-                } else {
-                    "they are of different models"
-                }
+                "the UNet reads {} and predicts {} channels, the autoencoder has {}: they are of different models",
+                unet.in_channels, unet.out_channels, vae.latent_channels,
             )));
         }
         check_machine(request)?;
@@ -120,7 +128,13 @@ impl Plan {
             SchedulerConfig::from_json(&scheduler_json).map_err(|e| scheduler_place.error(e.to_string()))?;
         let sampler = sampler::build(sampler_name.as_deref(), &scheduler, steps)
             .map_err(|e| Error::request("sampler", e.to_string()))?;
-        let calls = sampler.timesteps().len();
+        let init = request.init.as_ref().map(planned_init).transpose()?;
+        check_inpainting(&model, &unet, &vae, init.as_ref())?;
+        let first_call = match &init {
+            Some(init) => first_step(steps, init.strength)? * sampler.calls_per_step(),
+            None => 0,
+        };
+        let calls = sampler.timesteps().len() - first_call;
         let sites = sites(&unet);
 
         let mut resolved = request.clone();
@@ -136,6 +150,9 @@ impl Plan {
         resolved.guidance_rescale = Some(request.guidance_rescale.unwrap_or(0.0));
         resolved.clip_skip = Some(request.clip_skip.unwrap_or(0));
         resolved.sampler = sampler_name;
+        if let (Some(filled), Some(init)) = (&mut resolved.init, &init) {
+            filled.strength = Some(init.strength);
+        }
         let context =
             Context { model: &model, index: &index, family, unet: &unet, sites: &sites, card: &card, calls };
         let mut references = Vec::new();
@@ -159,7 +176,9 @@ impl Plan {
             vae,
             scheduler,
             sites,
+            init,
             references,
+            first_call,
             calls,
         })
     }
@@ -185,6 +204,11 @@ impl Plan {
     /// Pictures of the request.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// How much of the picture to start from is repainted; 1 where there is none.
+    pub(crate) fn strength(&self) -> f64 {
+        self.init.as_ref().map_or(1.0, |i| i.strength)
     }
 
     /// Model calls per picture.
@@ -258,6 +282,10 @@ impl std::fmt::Display for Plan {
             "sampler    {sampler}, {} steps, {} model calls, guidance {}",
             self.steps, self.calls, self.guidance
         )?;
+        if let Some(init) = &self.init {
+            let verb = if init.mask.is_some() { "repaints a part of" } else { "starts from" };
+            writeln!(f, "init       {verb} {}, strength {}", init.image.path().display(), init.strength)?;
+        }
         for (r, j) in self.references.iter().zip(json["references"].as_array().into_iter().flatten()) {
             writeln!(f, "reference  {} through {}", r.image.path().display(), r.shape.kind.name())?;
             for g in j["injected"].as_array().into_iter().flatten() {
@@ -275,6 +303,50 @@ impl std::fmt::Display for Plan {
         }
         Ok(())
     }
+}
+
+fn planned_init(init: &Init) -> Result<PlannedInit, Error> {
+    let mask = init.mask.as_ref().map(|m| file("init", "mask", m)).transpose()?;
+    let usual = if mask.is_some() { 1.0 } else { Init::STRENGTH };
+    Ok(PlannedInit {
+        image: file("init", "image", &init.image)?,
+        mask,
+        strength: init.strength.unwrap_or(usual),
+    })
+}
+
+/// A UNet for inpainting needs a picture and a mask.
+fn check_inpainting(
+    model: &Place,
+    unet: &UNetConfig,
+    vae: &VaeConfig,
+    init: Option<&PlannedInit>,
+) -> Result<(), Error> {
+    if unet.in_channels == vae.latent_channels || init.is_some_and(|i| i.mask.is_some()) {
+        return Ok(());
+    }
+    Err(Error::request(
+        "init.mask",
+        format!(
+            "is needed: {} is an inpainting model, which repaints the white of a mask in a picture (init.image)",
+            model.path().display()
+        ),
+    ))
+}
+
+/// The step at which sampling starts for a strength, as in diffusers' `get_timesteps`.
+fn first_step(steps: usize, strength: f64) -> Result<usize, Error> {
+    let run = ((steps as f64 * strength) as usize).min(steps);
+    if run == 0 {
+        return Err(Error::request(
+            "init.strength",
+            format!(
+                "is {strength}, which leaves no step of {steps}; use at least {}, or more steps",
+                1.0 / steps as f64
+            ),
+        ));
+    }
+    Ok(steps - run)
 }
 
 /// What the references of one request share.

@@ -41,7 +41,7 @@ pub fn encode(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Vec<Tokens>
         }
         let adapter = IpAdapter::load(&r.adapter.weights()?, &plan.sites).map_err(crate::model_error)?;
         let rows = if plan.guided() { Tensor::stack(&[&features.nothing, &feature]) } else { feature };
-        let mask = r.mask.as_ref().map(|m| mask(m, plan.width, plan.height)).transpose()?;
+        let mask = r.mask.as_ref().map(|m| mask_at(m, plan.width, plan.height)).transpose()?;
         out.push(Tokens { reference: i, tokens: adapter.tokens(&rows), mask });
     }
     Ok(out)
@@ -91,7 +91,7 @@ fn tokens_at(plan: &Plan, level: usize) -> usize {
 }
 
 /// Reads a picture from disk or from the embedded model.
-fn picture(place: &Place) -> Result<Picture, Error> {
+pub(crate) fn picture(place: &Place) -> Result<Picture, Error> {
     Ok(match place {
         Place::Disk(path) => Picture::open(path)?,
         Place::Embedded(_) => Picture::decode(&place.read()?, place.path())?,
@@ -99,7 +99,7 @@ fn picture(place: &Place) -> Result<Picture, Error> {
 }
 
 /// A mask as diffusers' `IPAdapterMaskProcessor` prepares it: Lanczos to the picture's size, grey, cut at one half.
-fn mask(place: &Place, width: usize, height: usize) -> Result<Vec<f32>, Error> {
+pub(crate) fn mask_at(place: &Place, width: usize, height: usize) -> Result<Vec<f32>, Error> {
     let grey = resize(&picture(place)?, width, height, Filter::Lanczos).to_grey();
     Ok(grey.l.iter().map(|l| if *l as f32 / 255.0 >= 0.5 { 1.0 } else { 0.0 }).collect())
 }

@@ -25,6 +25,8 @@ pub enum Kind {
     Inject,
     /// An object of [`SUBTRACT`].
     Subtract,
+    /// An object of [`INIT`].
+    Init,
     /// A list of objects of [`REFERENCE`].
     References,
 }
@@ -130,6 +132,13 @@ pub const REQUEST: &[Field] = &[
     field("sampler", Kind::Choice(samplers), "the checkpoint's own", "Sampler", "dpmpp_2m_karras"),
     field("precision", Kind::Choice(precisions), "auto", "Number format of the arithmetic", "f32"),
     field("device", Kind::Device, "auto", "Where to compute: auto, cpu, cuda:0 or metal", "cpu"),
+    field(
+        "init",
+        Kind::Init,
+        "none: from noise",
+        "The picture to start from (image-to-image), with a mask to repaint a part of it (inpainting)",
+        "",
+    ),
     field("references", Kind::References, "none", "The style pictures and how each is used", ""),
 ];
 
@@ -195,6 +204,26 @@ pub const REFERENCE: &[Field] = &[
     field("end", Kind::Number(0.0, 1.0), "1", "End of the window", "0.8"),
 ];
 
+/// Fields of `init`.
+pub const INIT: &[Field] = &[
+    field("image", Kind::Path, "", "Picture to start from, resized to width x height", "photo.png"),
+    field(
+        "strength",
+        Kind::Number(0.0, 1.0),
+        "0.6; with a mask 1",
+        "How much is repainted: the part of the steps that is run",
+        "0.5",
+    ),
+    field("mask", Kind::Path, "none", "Picture that is white where it is repainted (inpainting)", "sky.png"),
+    field(
+        "blend_px",
+        Kind::Number(0.0, 1024.0),
+        "not put back",
+        "Put the pixels outside the mask back exactly, with a soft edge of so many pixels inside it",
+        "8",
+    ),
+];
+
 /// Fields of `subtract`.
 pub const SUBTRACT: &[Field] = &[
     field("text", Kind::Text, "", "What the reference shows and the picture should not", "a rabbit"),
@@ -229,6 +258,7 @@ impl Field {
                 )
             }
             Kind::Subtract => "an object like {\"text\": \"a rabbit\", \"scale\": 0.5}".to_owned(),
+            Kind::Init => "an object like {\"image\": \"photo.png\", \"strength\": 0.6}".to_owned(),
             Kind::References => {
                 format!("a list of at most {MAX_REFERENCES} objects like {{\"image\": \"style.png\"}}")
             }
@@ -264,6 +294,7 @@ impl Field {
                 },
             ] }),
             Kind::Subtract => object(SUBTRACT),
+            Kind::Init => object(INIT),
             Kind::References => {
                 json!({ "type": "array", "maxItems": MAX_REFERENCES, "items": object(REFERENCE) })
             }

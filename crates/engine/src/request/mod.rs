@@ -146,6 +146,27 @@ impl Reference {
     }
 }
 
+/// The picture to start from: image-to-image, and inpainting with a mask.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Init {
+    /// The picture; resized to the request's size.
+    pub image: PathBuf,
+    /// How much is repainted: the part of the steps that is run. [`Init::STRENGTH`] where not given, with a mask 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
+    /// White where the picture is repainted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mask: Option<PathBuf>,
+    /// Where given, the pixels outside the mask are put back exactly, with a soft edge of this width inside it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub blend_px: Option<f64>,
+}
+
+impl Init {
+    /// Strength without a mask, where none is given.
+    pub const STRENGTH: f64 = 0.6;
+}
+
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Request {
@@ -190,6 +211,9 @@ pub struct Request {
     /// Sampler by name; the checkpoint's own where not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampler: Option<String>,
+    /// The picture to start from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<Init>,
     /// Style pictures.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<Reference>,

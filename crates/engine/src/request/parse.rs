@@ -1,10 +1,10 @@
 //! From hostile JSON to a [`Request`]: every fault names its field and what is allowed.
 
 use super::fields::{
-    Field, Kind, MAX_BLOCKS, MAX_REFERENCES, MAX_TEXT_BYTES, MAX_WEIGHT, REFERENCE, REQUEST, SUBTRACT,
+    Field, INIT, Kind, MAX_BLOCKS, MAX_REFERENCES, MAX_TEXT_BYTES, MAX_WEIGHT, REFERENCE, REQUEST, SUBTRACT,
 };
 use super::json::{Json, short};
-use super::{Device, Inject, PRECISIONS, PRESETS, Reference, Request, Subtract};
+use super::{Device, Init, Inject, PRECISIONS, PRESETS, Reference, Request, Subtract};
 use crate::error::Error;
 use std::path::{Path, PathBuf};
 
@@ -127,7 +127,7 @@ fn refused(field: &Field, value: &Json) -> Option<String> {
         }
         (Kind::Device, Json::Text(t)) => device(t).is_some(),
         (Kind::Inject, Json::Text(t)) => preset(t).is_some(),
-        (Kind::Inject | Kind::Subtract, Json::Object(_)) => true,
+        (Kind::Inject | Kind::Subtract | Kind::Init, Json::Object(_)) => true,
         (Kind::References, Json::List(list)) if list.len() > MAX_REFERENCES => {
             return Some(format!("has {} entries, expected at most {MAX_REFERENCES}", list.len()));
         }
@@ -145,6 +145,7 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
     };
     let one = |(i, r)| reference(&format!("references[{i}]"), r, base);
     let references = list.into_iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
+    let init = f.take("init").map(|json| init(json, base)).transpose()?;
     let small = |n: Option<u64>| n.and_then(|n| usize::try_from(n).ok());
     let request = Request {
         model: f.path("model", base)?.map(|p| p.to_string_lossy().into_owned()),
@@ -161,6 +162,7 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
         guidance_rescale: f.number("guidance_rescale"),
         clip_skip: small(f.whole("clip_skip")),
         sampler: f.text("sampler"),
+        init,
         references,
     };
     let (seed, count) = (request.seed.unwrap_or(0), request.count.unwrap_or(1));
@@ -171,6 +173,23 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
         ));
     }
     Ok(request)
+}
+
+fn init(json: Json, base: &Path) -> Result<Init, Error> {
+    let mut f = Fields::new("init", json, "init", INIT)?;
+    let init = Init {
+        image: f.path("image", base)?.unwrap_or_default(),
+        strength: f.number("strength"),
+        mask: f.path("mask", base)?,
+        blend_px: f.number("blend_px"),
+    };
+    if init.blend_px.is_some() && init.mask.is_none() {
+        return Err(Error::request(
+            "init.blend_px",
+            "needs init.mask: without one the whole picture is repainted",
+        ));
+    }
+    Ok(init)
 }
 
 fn reference(path: &str, json: Json, base: &Path) -> Result<Reference, Error> {

@@ -5,9 +5,31 @@ fn parse(text: &str) -> Result<Request, Error> {
 }
 
 #[test]
+fn a_start_is_checked() {
+    let init = |json: &str| parse(&format!("{{\"prompt\": \"\", \"init\": {json}}}"));
+    let sound =
+        init(r#"{"image": "a.png", "strength": 0.5, "mask": "m.png", "blend_px": 4}"#).unwrap().init.unwrap();
+    assert_eq!((sound.strength, sound.blend_px), (Some(0.5), Some(4.0)));
+    assert_eq!(sound.mask.unwrap(), Path::new("/base/m.png"));
+    for (json, field) in [
+        (r#"{"strength": 0.5}"#, "init.image"),
+        (r#"{"image": "a", "strength": 1.5}"#, "init.strength"),
+        (r#"{"image": "a", "strength": "NaN"}"#, "init.strength"),
+        (r#"{"image": "a", "blend_px": 4}"#, "init.blend_px"),
+        (r#"{"image": "a", "blend_px": -1, "mask": "m"}"#, "init.blend_px"),
+        (r#"{"image": "a", "masks": "m"}"#, "init.masks"),
+        ("[]", "init"),
+    ] {
+        let message = init(json).unwrap_err().to_string();
+        assert!(message.contains(field), "{json}: {message}");
+    }
+}
+
+#[test]
 fn a_whole_request_survives_the_round_trip() {
     let text = r#"{"model":"m","precision":"f32","device":"cpu","prompt":"a cat","negative_prompt":"","width":64,
         "height":48,"count":2,"seed":9,"steps":4,"guidance":5.0,"guidance_rescale":0.1,"clip_skip":1,"sampler":"euler",
+        "init":{"image":"i","strength":1,"mask":"m","blend_px":1},
         "references":[{"image":"s.png","adapter":"/a.bin","inject":{"up_blocks.0.attentions.1":1.0,"mid_block":0.2},
         "weight":0.5,"subtract":{"text":"a rabbit","scale":0.5},"mask":"m.png","start":0.1,"end":0.9}]}"#;
     let request = parse(text).unwrap();
@@ -151,6 +173,7 @@ fn the_short_form_of_inject() {
 fn the_tables_are_complete() {
     let text = r#"{"model":"m","precision":"f32","device":"cpu","prompt":"p","negative_prompt":"n","width":8,"height":8,
         "count":1,"seed":1,"steps":1,"guidance":1,"guidance_rescale":0,"clip_skip":0,"sampler":"euler",
+        "init":{"image":"i","strength":1,"mask":"m","blend_px":1},
         "references":[{"image":"i","adapter":"a","image_encoder":"e","text_encoder":"t","inject":"all","weight":1,
         "subtract":{"text":"s","scale":1},"mask":"m","start":0,"end":1}]}"#;
     let stored = serde_json::to_value(parse(text).unwrap()).unwrap();
@@ -160,6 +183,7 @@ fn the_tables_are_complete() {
     let names =
         |t: &[fields::Field]| t.iter().map(|f| f.name.to_owned()).collect::<std::collections::BTreeSet<_>>();
     assert_eq!(keys(&stored), names(fields::REQUEST));
+    assert_eq!(keys(&stored["init"]), names(fields::INIT));
     assert_eq!(keys(&stored["references"][0]), names(fields::REFERENCE));
     assert_eq!(keys(&stored["references"][0]["subtract"]), names(fields::SUBTRACT));
     assert_eq!(keys(&fields::schema()["properties"]), names(fields::REQUEST));
@@ -167,7 +191,7 @@ fn the_tables_are_complete() {
 
 #[test]
 fn random_damage_never_panics() {
-    let good = br#"{"prompt":"a","seed":3,"references":[{"image":"s","inject":{"mid_block":0.2},"subtract":{"text":"t"}}]}"#;
+    let good = br#"{"prompt":"a","seed":3,"init":{"image":"i","mask":"m"},"references":[{"image":"s","inject":{"mid_block":0.2},"subtract":{"text":"t"}}]}"#;
     let mut state = 1u64;
     let mut next = || {
         state ^= state << 13;

@@ -2,7 +2,7 @@
 //! gamma 0 as diffusers' pipelines pass it).
 
 use super::schedule::{Alphas, Defaults};
-use super::{Clip, Prediction, Sampler, SamplerError, SchedulerConfig};
+use super::{Clip, Prediction, Sampler, SamplerError, SchedulerConfig, noised_at};
 use crate::rng::TorchRng;
 
 const DEFAULTS: Defaults =
@@ -55,6 +55,10 @@ impl Sampler for Lcm {
         &self.timesteps
     }
 
+    fn noised(&self, i: usize) -> (f64, f64) {
+        noised_at(&self.alphas, self.timesteps[i])
+    }
+
     fn step(&mut self, i: usize, output: &[f32], sample: &mut Vec<f32>, rng: &mut TorchRng) {
         let t = self.timesteps[i];
         let a = self.alphas.at(t as i64);
@@ -97,6 +101,10 @@ impl Tcd {
 impl Sampler for Tcd {
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
+    }
+
+    fn noised(&self, i: usize) -> (f64, f64) {
+        noised_at(&self.alphas, self.timesteps[i])
     }
 
     fn step(&mut self, i: usize, output: &[f32], sample: &mut Vec<f32>, _: &mut TorchRng) {

@@ -1,7 +1,7 @@
 //! DDIM without noise (Song et al., arXiv 2010.02502, equation 12) and DDPM (Ho et al., arXiv 2006.11239, algorithm 2).
 
 use super::schedule::{Alphas, Defaults, PLAIN, spaced};
-use super::{Clip, Prediction, Sampler, SamplerError, SchedulerConfig};
+use super::{Clip, Prediction, Sampler, SamplerError, SchedulerConfig, noised_at};
 use crate::rng::TorchRng;
 use serde_json::Value;
 
@@ -45,6 +45,10 @@ impl Ddim {
 impl Sampler for Ddim {
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
+    }
+
+    fn noised(&self, i: usize) -> (f64, f64) {
+        noised_at(&self.alphas, self.timesteps[i])
     }
 
     fn step(&mut self, i: usize, output: &[f32], sample: &mut Vec<f32>, _: &mut TorchRng) {
@@ -108,6 +112,10 @@ impl Ddpm {
 impl Sampler for Ddpm {
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
+    }
+
+    fn noised(&self, i: usize) -> (f64, f64) {
+        noised_at(&self.alphas, self.timesteps[i])
     }
 
     fn step(&mut self, i: usize, output: &[f32], sample: &mut Vec<f32>, rng: &mut TorchRng) {

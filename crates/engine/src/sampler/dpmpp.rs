@@ -124,6 +124,11 @@ impl Sampler for Multistep {
         &self.timesteps
     }
 
+    fn noised(&self, i: usize) -> (f64, f64) {
+        let (alpha, sigma, _) = preserving(self.sigmas[i]);
+        (alpha, sigma)
+    }
+
     fn step(&mut self, i: usize, output: &[f32], sample: &mut Vec<f32>, rng: &mut TorchRng) {
         let n = self.timesteps.len();
         let (alpha_s, sigma_s, lambda_s) = preserving(self.sigmas[i]);

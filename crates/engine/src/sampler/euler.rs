@@ -45,6 +45,10 @@ impl Sampler for Euler {
         &self.schedule.timesteps
     }
 
+    fn noised(&self, i: usize) -> (f64, f64) {
+        (1.0, self.schedule.sigmas[i])
+    }
+
     fn init_noise_sigma(&self) -> f32 {
         self.schedule.start
     }
@@ -84,6 +88,10 @@ pub(super) fn ancestral_split(from: f64, to: f64) -> (f64, f64) {
 impl Sampler for Ancestral {
     fn timesteps(&self) -> &[f64] {
         &self.schedule.timesteps
+    }
+
+    fn noised(&self, i: usize) -> (f64, f64) {
+        (1.0, self.schedule.sigmas[i])
     }
 
     fn init_noise_sigma(&self) -> f32 {

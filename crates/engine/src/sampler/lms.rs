@@ -45,6 +45,10 @@ impl Sampler for Lms {
         &self.schedule.timesteps
     }
 
+    fn noised(&self, i: usize) -> (f64, f64) {
+        (1.0, self.schedule.sigmas[i])
+    }
+
     fn init_noise_sigma(&self) -> f32 {
         self.schedule.start
     }

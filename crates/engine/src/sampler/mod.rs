@@ -76,7 +76,7 @@ pub const SAMPLERS: &[SamplerInfo] = &[
     row("tcd", "TCDScheduler", "for TCD models: 1 to 8 steps"),
 ];
 
-/// One run of a sampler. Calls come in order, `i` from 0.
+/// One run of a sampler. Calls come in order, `i` from 0, or from a later one where a picture is the start.
 pub trait Sampler: Send {
     /// The timestep of every model call.
     fn timesteps(&self) -> &[f64];
@@ -85,6 +85,15 @@ pub trait Sampler: Send {
     fn init_noise_sigma(&self) -> f32 {
         1.0
     }
+
+    /// Model calls of a step.
+    fn calls_per_step(&self) -> usize {
+        1
+    }
+
+    /// How a clean sample is mixed with noise so that it could be the sample before call `i`: the factors of the clean
+    /// sample and of the noise (diffusers' `add_noise`).
+    fn noised(&self, i: usize) -> (f64, f64);
 
     /// What the network gets at call `i` for the sample, in place.
     fn scale_model_input(&self, _i: usize, _sample: &mut [f32]) {}
@@ -193,6 +202,12 @@ impl Prediction {
         }
         Ok(self)
     }
+}
+
+/// [`Sampler::noised`] of the classes that are indexed by timestep.
+fn noised_at(alphas: &schedule::Alphas, timestep: f64) -> (f64, f64) {
+    let a = alphas.at(timestep as i64);
+    (a.sqrt(), (1.0 - a).sqrt())
 }
 
 /// Divides by √(sigma² + 1): the input of networks trained on the variance-preserving form.

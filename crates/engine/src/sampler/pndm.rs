@@ -2,7 +2,7 @@
 
 use super::ddim::inside;
 use super::schedule::{Alphas, Defaults, PLAIN, spaced};
-use super::{Prediction, Sampler, SamplerError, SchedulerConfig};
+use super::{Prediction, Sampler, SamplerError, SchedulerConfig, noised_at};
 use crate::rng::TorchRng;
 
 const DEFAULTS: Defaults = Defaults { spacing: "leading", ..PLAIN };
@@ -21,6 +21,8 @@ pub(super) struct Pndm {
     outputs: Vec<Vec<f64>>,
     sum: Vec<f64>,
     before: Option<Vec<f32>>,
+    /// Calls so far: where a picture is the start, the warm-up begins there.
+    calls: usize,
 }
 
 impl Pndm {
@@ -63,6 +65,7 @@ impl Pndm {
             outputs: Vec::new(),
             sum: Vec::new(),
             before: None,
+            calls: 0,
         })
     }
 
@@ -85,12 +88,12 @@ impl Pndm {
     }
 
     fn runge_kutta(&mut self, i: usize, output: &[f64], sample: &mut Vec<f32>) {
-        let to = self.timesteps[i] as i64 - if i % 2 == 1 { 0 } else { self.stride / 2 };
-        let from = self.timesteps[i / 4 * 4] as i64;
+        let to = self.timesteps[i] as i64 - if self.calls % 2 == 1 { 0 } else { self.stride / 2 };
+        let from = self.timesteps[self.calls / 4 * 4] as i64;
         self.sum.resize(output.len(), 0.0);
         let mut add = |part: f64| self.sum.iter_mut().zip(output).for_each(|(s, o)| *s += part * o);
         let mut slope = output.to_vec();
-        match i % 4 {
+        match self.calls % 4 {
             0 => {
                 add(1.0 / 6.0);
                 self.outputs.push(output.to_vec());
@@ -109,7 +112,7 @@ impl Pndm {
     fn multistep(&mut self, i: usize, output: &[f64], sample: &mut Vec<f32>) {
         let mut from = self.timesteps[i] as i64;
         let mut to = from - self.stride;
-        if i == 1 {
+        if self.calls == 1 {
             (to, from) = (from, from + self.stride);
         } else {
             let keep = self.outputs.len().saturating_sub(3);
@@ -122,7 +125,7 @@ impl Pndm {
                 .map(|p| weights.iter().enumerate().map(|(k, w)| w * self.outputs[n - 1 - k][p]).sum())
                 .collect()
         };
-        let (start, slope) = match (n, i) {
+        let (start, slope) = match (n, self.calls) {
             (1, 0) => {
                 self.before = Some(sample.clone());
                 (sample.clone(), output.to_vec())
@@ -145,12 +148,17 @@ impl Sampler for Pndm {
         &self.timesteps
     }
 
+    fn noised(&self, i: usize) -> (f64, f64) {
+        noised_at(&self.alphas, self.timesteps[i])
+    }
+
     fn step(&mut self, i: usize, output: &[f32], sample: &mut Vec<f32>, _: &mut TorchRng) {
         let output: Vec<f64> = output.iter().map(|v| *v as f64).collect();
-        if i < self.warm_up {
+        if self.calls < self.warm_up {
             self.runge_kutta(i, &output, sample)
         } else {
             self.multistep(i, &output, sample)
         }
+        self.calls += 1;
     }
 }

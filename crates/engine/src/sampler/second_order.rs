@@ -40,6 +40,14 @@ impl Sampler for Heun {
         &self.schedule.timesteps
     }
 
+    fn noised(&self, i: usize) -> (f64, f64) {
+        (1.0, self.schedule.sigmas[i.div_ceil(2)])
+    }
+
+    fn calls_per_step(&self) -> usize {
+        2
+    }
+
     fn init_noise_sigma(&self) -> f32 {
         self.schedule.start
     }
@@ -112,6 +120,14 @@ fn twice(timesteps: &[f64], steps: &[(f64, f64, f64)], log_sigmas: &[f64]) -> Ve
 impl Sampler for Dpm2 {
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
+    }
+
+    fn noised(&self, i: usize) -> (f64, f64) {
+        (1.0, self.steps.get(i.div_ceil(2)).map_or(0.0, |s| s.0))
+    }
+
+    fn calls_per_step(&self) -> usize {
+        2
     }
 
     fn init_noise_sigma(&self) -> f32 {
@@ -191,6 +207,14 @@ impl Dpm2Ancestral {
 impl Sampler for Dpm2Ancestral {
     fn timesteps(&self) -> &[f64] {
         &self.timesteps
+    }
+
+    fn noised(&self, i: usize) -> (f64, f64) {
+        (1.0, self.steps.get(i.div_ceil(2)).map_or(0.0, |s| s.0))
+    }
+
+    fn calls_per_step(&self) -> usize {
+        2
     }
 
     fn init_noise_sigma(&self) -> f32 {

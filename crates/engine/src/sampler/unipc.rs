@@ -133,6 +133,11 @@ impl Sampler for UniPc {
         &self.timesteps
     }
 
+    fn noised(&self, i: usize) -> (f64, f64) {
+        let (alpha, sigma, _) = preserving(self.sigmas[i]);
+        (alpha, sigma)
+    }
+
     fn step(&mut self, i: usize, output: &[f32], sample: &mut Vec<f32>, _: &mut TorchRng) {
         let (alpha, sigma, _) = preserving(self.sigmas[i]);
         let p = self.prediction;
