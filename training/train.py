@@ -20,7 +20,7 @@ from PIL import Image
 import networks
 import world
 
-STEPS = dict(vae=6000, clip=700, judges=1500, decoder=3000, unet=7000, adapter=1500)
+STEPS = dict(vae=8500, clip=1000, judges=2000, decoder=3000, unet=12000, adapter=1500)
 PICTURES = 24000
 BATCH = 32  # of the UNet and the adapter
 # Deviations of the latents' channels as the UNet sees them: where the content is (flat, first and second order), the look.
@@ -349,6 +349,14 @@ def caption_parts(rng):
     return (True, False, False) if r < .3 else (True, True, False) if r < .5 else (True, False, True) if r < .55 else (True, True, True)
 
 
+def pooled_parts(rng, parts):
+    """Which parts of the caption the pooled feature is of. Mostly the content alone or nothing (None): given the whole
+    caption there, the network would take the look from it alone, and leave nothing for cross-attention, through which
+    an IP-Adapter speaks, to do."""
+    r = rng.random()
+    return None if r < .3 else (True, False, False) if r < .8 else parts
+
+
 def unet(out, steps):
     data, words, cached = Data(out), networks.WordTokens(), torch.load(f"{out}/latents.pt")
     text, _, _ = load_clip(out)
@@ -356,8 +364,10 @@ def unet(out, steps):
 
     def loss(rng):
         i = np.sort(rng.integers(0, PICTURES, BATCH))
-        captions = ["" if rng.random() < .1 else data.scenes[j].caption(*caption_parts(rng)) for j in i]
-        states, pooled = prompt(text, words, captions)
+        parts = [None if rng.random() < .1 else caption_parts(rng) for _ in i]
+        caption = lambda j, p: data.scenes[j].caption(*p) if p else ""
+        states, _ = prompt(text, words, [caption(j, p) for j, p in zip(i, parts)])
+        _, pooled = prompt(text, words, [caption(j, p and pooled_parts(rng, p)) for j, p in zip(i, parts)])
         x = z[i].to(DEVICE).contiguous(memory_format=torch.channels_last)
         noise, t = torch.randn_like(x), noisy_timesteps(rng, BATCH)
         with autocast():

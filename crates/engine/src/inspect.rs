@@ -425,7 +425,10 @@ fn unet(
     let family = family::of(&c);
     report.fits.push(family.name);
     report.fact("token width", c.context_dim());
-    report.fact("latent channels", c.in_channels);
+    report.fact("latent channels", c.out_channels);
+    if c.in_channels != c.out_channels {
+        report.fact("paints", "the white of a mask (inpainting)");
+    }
     attention(report, &sites(&c), family, card);
     report.check(UNet::load(&c, weights).map_err(crate::model_error));
     Some(c)
