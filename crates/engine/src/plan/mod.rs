@@ -1,0 +1,310 @@
+//! What will be done: the request with every default filled in and checked against the models' configurations and
+//! headers. No tensors are read.
+
+mod init;
+mod places;
+mod references;
+
+pub use init::PlannedInit;
+pub use references::PlannedReference;
+
+use crate::error::Error;
+use crate::family::{self, Family};
+use crate::injection::groups;
+use crate::model::{EMBEDDED, Place};
+use crate::model_error;
+use crate::request::{Device, Precision, Request};
+use crate::sampler::{self, SchedulerConfig};
+use init::{check_inpainting, first_step, planned_init};
+use instantstyle_nets::unet::{Site, UNetConfig, sites};
+use instantstyle_nets::vae::VaeConfig;
+use places::{model_index, model_name, model_place};
+use references::Context;
+use serde_json::{Value, json};
+
+/// A request, resolved: complete and immutable.
+#[derive(Clone)]
+pub struct Plan {
+    request: Request,
+    pub(crate) model: Place,
+    pub(crate) index: Value,
+    pub(crate) family: &'static Family,
+    pub(crate) unet: UNetConfig,
+    pub(crate) vae: VaeConfig,
+    pub(crate) scheduler: SchedulerConfig,
+    pub(crate) sites: Vec<Site>,
+    pub(crate) init: Option<PlannedInit>,
+    pub(crate) references: Vec<PlannedReference>,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) count: usize,
+    pub(crate) seed: u64,
+    pub(crate) steps: usize,
+    pub(crate) guidance: f64,
+    /// The sampler's call at which sampling starts: later than 0 where a picture is the start.
+    pub(crate) first_call: usize,
+    calls: usize,
+}
+
+/// Settings that neither the request nor the card gives: InstantStyle's reference scripts.
+const STEPS: usize = 30;
+const GUIDANCE: f64 = 5.0;
+const SEED: u64 = 42;
+
+impl Plan {
+    /// Resolves a request.
+    ///
+    /// # Errors
+    /// If the request is impossible, or a file is missing or does not fit.
+    pub fn resolve(request: &Request) -> Result<Plan, Error> {
+        let model = model_place(request)?;
+        let index = model_index(&model)?;
+        let card = if model == Place::embedded() {
+            crate::embedded::card()
+        } else {
+            model.join("card.json").json().unwrap_or(Value::Null)
+        };
+        let defaults = card.get("defaults").cloned().unwrap_or(Value::Null);
+        let unet_place = model.join("unet").join("config.json");
+        let unet = UNetConfig::from_json(&unet_place.json()?, &unet_place.path()).map_err(model_error)?;
+        let vae: VaeConfig = model.join("vae").join("config.json").config()?;
+        let family = family::of(&unet);
+        for name in family.components {
+            if !model.join(name).exists() {
+                return Err(model.error(format!(
+                    "is a {} model without the folder {name}; the download may be incomplete",
+                    family.title
+                )));
+            }
+        }
+        let inpaints = unet.in_channels == 2 * vae.latent_channels + 1;
+        if unet.in_channels != vae.latent_channels && !inpaints || unet.out_channels != vae.latent_channels {
+            return Err(model.error(format!(
+                "the UNet reads {} and predicts {} channels, the autoencoder has {}: they are of different models",
+                unet.in_channels, unet.out_channels, vae.latent_channels,
+            )));
+        }
+        check_machine(request)?;
+        let factor = vae.factor();
+        let usual = unet.sample_size.map_or(512, |s| s * factor);
+        let number = |name: &str| defaults.get(name).and_then(Value::as_u64).map(|n| n as usize);
+        let width = side("width", request.width.or(number("width")).unwrap_or(usual), factor)?;
+        let height = side("height", request.height.or(number("height")).unwrap_or(usual), factor)?;
+        let steps = request.steps.or(number("steps")).unwrap_or(STEPS);
+        let guidance =
+            request.guidance.or(defaults.get("guidance").and_then(Value::as_f64)).unwrap_or(GUIDANCE);
+        let sampler_name = request
+            .sampler
+            .clone()
+            .or_else(|| defaults.get("sampler").and_then(Value::as_str).map(str::to_owned));
+        let scheduler_place = model.join("scheduler").join("scheduler_config.json");
+        let mut scheduler_json = scheduler_place.json()?;
+        (family.scheduler)(&mut scheduler_json, sampler_name.is_none());
+        let scheduler =
+            SchedulerConfig::from_json(&scheduler_json).map_err(|e| scheduler_place.error(e.to_string()))?;
+        let sampler = sampler::build(sampler_name.as_deref(), &scheduler, steps)
+            .map_err(|e| Error::request("sampler", e.to_string()))?;
+        let init = request.init.as_ref().map(planned_init).transpose()?;
+        check_inpainting(&model, &unet, &vae, init.as_ref())?;
+        let first_call = match &init {
+            Some(init) => first_step(steps, init.strength)? * sampler.calls_per_step(),
+            None => 0,
+        };
+        let calls = sampler.timesteps().len() - first_call;
+        let sites = sites(&unet);
+
+        let mut resolved = request.clone();
+        resolved.model = Some(model_name(&model));
+        resolved.precision = Some(Precision::F32);
+        resolved.device = Some(Device::Cpu);
+        resolved.width = Some(width);
+        resolved.height = Some(height);
+        resolved.count = Some(request.count.unwrap_or(1));
+        resolved.seed = Some(request.seed.unwrap_or(SEED));
+        resolved.steps = Some(steps);
+        resolved.guidance = Some(guidance);
+        resolved.guidance_rescale = Some(request.guidance_rescale.unwrap_or(0.0));
+        resolved.clip_skip = Some(request.clip_skip.unwrap_or(0));
+        resolved.sampler = sampler_name;
+        if let (Some(filled), Some(init)) = (&mut resolved.init, &init) {
+            filled.strength = Some(init.strength);
+        }
+        let context =
+            Context { model: &model, index: &index, family, unet: &unet, sites: &sites, card: &card, calls };
+        let mut references = Vec::new();
+        for (i, reference) in request.references.iter().enumerate() {
+            let (planned, filled) = context.reference(&format!("references[{i}]"), reference)?;
+            resolved.references[i] = filled;
+            references.push(planned);
+        }
+        Ok(Plan {
+            width,
+            height,
+            count: resolved.count.unwrap_or(1),
+            seed: resolved.seed.unwrap_or(SEED),
+            steps,
+            guidance,
+            request: resolved,
+            model,
+            index,
+            family,
+            unet,
+            vae,
+            scheduler,
+            sites,
+            init,
+            references,
+            first_call,
+            calls,
+        })
+    }
+
+    /// The request with every default filled in: what is stored with the picture.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// The resolved request for picture `i` alone.
+    pub fn request_of(&self, i: usize) -> Request {
+        let mut request = self.request.clone();
+        request.seed = Some(self.seed.wrapping_add(i as u64));
+        request.count = Some(1);
+        request
+    }
+
+    /// True if two rows are run, for the negative prompt and the prompt.
+    pub fn guided(&self) -> bool {
+        self.guidance > 1.0 && self.unet.time_cond_dim.is_none()
+    }
+
+    /// Pictures of the request.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// How much of the picture to start from is repainted; 1 where there is none.
+    pub(crate) fn strength(&self) -> f64 {
+        self.init.as_ref().map_or(1.0, |i| i.strength)
+    }
+
+    /// Model calls per picture.
+    pub fn calls(&self) -> usize {
+        self.calls
+    }
+
+    /// A short name of the model, for the A1111 text.
+    pub fn model_title(&self) -> String {
+        self.model
+            .path()
+            .file_name()
+            .map_or_else(|| EMBEDDED.to_owned(), |n| n.to_string_lossy().into_owned())
+    }
+
+    /// The plan as JSON: the resolved request and what follows from it.
+    pub fn to_json(&self) -> Value {
+        let references: Vec<Value> = self
+            .references
+            .iter()
+            .map(|r| {
+                let groups: Vec<Value> = groups(&self.sites)
+                    .iter()
+                    .filter_map(|g| {
+                        let at = |s: &Site| s.path.starts_with(&format!("{g}."));
+                        let w: Vec<f32> = self
+                            .sites
+                            .iter()
+                            .zip(&r.weights)
+                            .filter(|(s, w)| at(s) && **w != 0.0)
+                            .map(|(_, w)| *w)
+                            .collect();
+                        (!w.is_empty()).then(|| json!({"group": g, "sites": w.len(), "weight": w[0]}))
+                    })
+                    .collect();
+                json!({
+                    "image": r.image.path(), "adapter": r.adapter.path(), "kind": r.shape.kind.name(),
+                    "image_encoder": r.image_encoder.path(), "injected": groups,
+                    "model_calls": [r.calls.start, r.calls.end],
+                })
+            })
+            .collect();
+        json!({
+            "request": self.request,
+            "family": self.family.name,
+            "sampler": self.request.sampler.clone().or_else(|| self.scheduler.class_name().map(str::to_owned)),
+            "model_calls": self.calls,
+            "rows_per_call": if self.guided() { 2 } else { 1 },
+            "latents": [self.vae.latent_channels, self.height / self.vae.factor(), self.width / self.vae.factor()],
+            "references": references,
+        })
+    }
+}
+
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let json = self.to_json();
+        writeln!(f, "model      {} ({})", self.model.path().display(), self.family.title)?;
+        writeln!(f, "prompt     {}", self.request.prompt)?;
+        if let Some(negative) = &self.request.negative_prompt {
+            writeln!(f, "negative   {negative}")?;
+        }
+        writeln!(
+            f,
+            "pictures   {} of {} x {} px, seeds from {}",
+            self.count, self.width, self.height, self.seed
+        )?;
+        let sampler = json["sampler"].as_str().unwrap_or("");
+        writeln!(
+            f,
+            "sampler    {sampler}, {} steps, {} model calls, guidance {}",
+            self.steps, self.calls, self.guidance
+        )?;
+        if let Some(init) = &self.init {
+            let verb = if init.mask.is_some() { "repaints a part of" } else { "starts from" };
+            writeln!(f, "init       {verb} {}, strength {}", init.image.path().display(), init.strength)?;
+        }
+        for (r, j) in self.references.iter().zip(json["references"].as_array().into_iter().flatten()) {
+            writeln!(f, "reference  {} through {}", r.image.path().display(), r.shape.kind.name())?;
+            for g in j["injected"].as_array().into_iter().flatten() {
+                writeln!(
+                    f,
+                    "           {} x {} ({} sites)",
+                    g["group"].as_str().unwrap_or(""),
+                    g["weight"],
+                    g["sites"]
+                )?;
+            }
+            if let Some((_, _, text, scale)) = &r.subtract {
+                writeln!(f, "           less {scale} x \"{text}\"")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_machine(request: &Request) -> Result<(), Error> {
+    match request.device {
+        None | Some(Device::Auto | Device::Cpu) => {}
+        Some(Device::Cuda(_) | Device::Metal) => {
+            return Err(Error::Machine(
+                "device: this build computes on the CPU only; use auto or cpu".into(),
+            ));
+        }
+    }
+    match request.precision {
+        None | Some(Precision::Auto | Precision::F32) => Ok(()),
+        Some(Precision::Bf16 | Precision::F16) => Err(Error::Machine(
+            "precision: this build computes in f32 only (weights stored in f16 or bf16 stay so in memory); use auto or f32".into(),
+        )),
+    }
+}
+
+fn side(field: &str, value: usize, factor: usize) -> Result<usize, Error> {
+    if value >= factor && value % factor == 0 {
+        return Ok(value);
+    }
+    let below = (value / factor).max(1) * factor;
+    Err(Error::request(
+        field,
+        format!("is {value}, but must be a multiple of {factor}, e.g. {below} or {}", below + factor),
+    ))
+}
