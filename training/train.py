@@ -20,7 +20,7 @@ from PIL import Image
 import networks
 import world
 
-STEPS = dict(vae=8500, clip=1000, judges=2000, decoder=3000, unet=12000, adapter=1500)
+STEPS = dict(vae=8500, clip=1000, judges=3500, decoder=3000, unet=12000, adapter=1500)
 PICTURES = 24000
 BATCH = 32  # of the UNet and the adapter
 # Deviations of the latents' channels as the UNet sees them: where the content is (flat, first and second order), the look.
@@ -209,8 +209,8 @@ def clip(out, steps):
 
 
 class Judge(nn.Module):
-    """Tells contents (several may be there), style and the two colours of a picture. Trained on drawn pictures only,
-    apart from everything that it judges."""
+    """Tells contents (several may be there), style and the two colours of a picture. Trained on drawn pictures only, sharp
+    and softened, apart from everything that it judges."""
 
     def __init__(self):
         super().__init__()
@@ -235,6 +235,13 @@ def labels(scenes):
     return contents.to(DEVICE), style.to(DEVICE), colours.to(DEVICE)
 
 
+def blurred(x, sigma):
+    """Gaussian blur by `sigma` pixels: decoders are softer than the drawing, which must not decide what is seen."""
+    k = torch.exp(-(torch.arange(-4, 5, device=x.device) / max(sigma, .1)) ** 2 / 2)
+    k = (k / k.sum()).repeat(3, 1, 1, 1)
+    return F.conv2d(F.conv2d(x, k, padding=(0, 4), groups=3), k.transpose(2, 3), padding=(4, 0), groups=3)
+
+
 def judges(out, steps):
     data, model = Data(out), Judge()
     held = PICTURES - 2000
@@ -242,7 +249,7 @@ def judges(out, steps):
     def loss(rng):
         i = np.sort(rng.integers(0, held, 64))
         contents, style, colours = labels([data.scenes[j] for j in i])
-        x = networks.pixels(data.pictures[i], DEVICE)
+        x = blurred(networks.pixels(data.pictures[i], DEVICE), 1.3 * float(rng.random()))
         x = x + torch.randn_like(x) * .1 * float(rng.random())
         a, b, c = model(x)
         c = c.view(-1, 2, len(world.COLOURS))
