@@ -7,6 +7,7 @@ pub mod error;
 pub mod ip_adapter;
 pub mod layers;
 pub mod load;
+pub mod lora;
 pub mod tensor;
 pub mod tokenizer;
 pub mod unet;

@@ -8,10 +8,12 @@
 mod blocks;
 mod config;
 mod inject;
+mod ldm;
 mod sites;
 
 pub use config::{AddedConfig, LevelConfig, UNetConfig};
 pub use inject::{Branch, Injections, KeyValue};
+pub use ldm::LdmNames;
 pub use sites::{Site, covers, sites};
 
 use crate::error::ModelError;

@@ -1,0 +1,361 @@
+//! The change of one layer's weight.
+
+use super::keys::Role;
+use crate::layers::Linear;
+use crate::tensor::Tensor;
+use crate::weights::Stored;
+use std::collections::BTreeMap;
+
+/// The tensors that change one layer.
+#[derive(Default)]
+pub(super) struct Module {
+    tensors: BTreeMap<Role, Stored>,
+    /// alpha / rank where it is not said by a tensor of its own.
+    pub(super) scale: Option<f32>,
+}
+
+/// The forms of a change.
+enum Form<'a> {
+    /// up · down, with a core for some convolutions.
+    Low { down: &'a Stored, up: &'a Stored, mid: Option<&'a Stored> },
+    /// The change itself.
+    Whole(&'a Stored),
+    /// Two products, multiplied element by element.
+    Hada { pairs: [[&'a Stored; 2]; 2], cores: Option<[&'a Stored; 2]> },
+    /// A Kronecker product.
+    Lokr { first: Factor<'a>, second: Factor<'a> },
+}
+
+/// One factor of a Kronecker product.
+enum Factor<'a> {
+    Whole(&'a Stored),
+    Product { a: &'a Stored, b: &'a Stored, core: Option<&'a Stored> },
+}
+
+impl Module {
+    pub(super) fn insert(&mut self, role: Role, tensor: Stored) {
+        self.tensors.insert(role, tensor);
+    }
+
+    fn get(&self, role: Role) -> Option<&Stored> {
+        self.tensors.get(&role)
+    }
+
+    /// The rank, where there is one.
+    pub(super) fn rank(&self) -> Option<usize> {
+        let of = |role, axis: usize| self.get(role).and_then(|t| t.shape().get(axis).copied());
+        of(Role::Down, 0)
+            .or_else(|| of(Role::Hada1B, 0))
+            .or_else(|| of(Role::Lokr1B, 0))
+            .or_else(|| of(Role::Lokr2B, 0))
+    }
+
+    fn form(&self) -> Result<Form<'_>, String> {
+        let need =
+            |role| self.get(role).ok_or_else(|| format!("its {role:?} is missing; the file is incomplete"));
+        if let Some(whole) = self.get(Role::Diff) {
+            return Ok(Form::Whole(whole));
+        }
+        if self.tensors.keys().any(|r| (Role::Hada1A..=Role::HadaCore2).contains(r)) {
+            let pairs =
+                [[need(Role::Hada1A)?, need(Role::Hada1B)?], [need(Role::Hada2A)?, need(Role::Hada2B)?]];
+            let cores = match (self.get(Role::HadaCore1), self.get(Role::HadaCore2)) {
+                (None, None) => None,
+                _ => Some([need(Role::HadaCore1)?, need(Role::HadaCore2)?]),
+            };
+            return Ok(Form::Hada { pairs, cores });
+        }
+        if self.tensors.keys().any(|r| *r >= Role::Lokr1) {
+            let first = match self.get(Role::Lokr1) {
+                Some(whole) => Factor::Whole(whole),
+                None => Factor::Product { a: need(Role::Lokr1A)?, b: need(Role::Lokr1B)?, core: None },
+            };
+            let second = match self.get(Role::Lokr2) {
+                Some(whole) => Factor::Whole(whole),
+                None => Factor::Product {
+                    a: need(Role::Lokr2A)?,
+                    b: need(Role::Lokr2B)?,
+                    core: self.get(Role::LokrCore2),
+                },
+            };
+            return Ok(Form::Lokr { first, second });
+        }
+        Ok(Form::Low { down: need(Role::Down)?, up: need(Role::Up)?, mid: self.get(Role::Mid) })
+    }
+
+    /// Whether the change has the shape of the layer's weight; what differs if not.
+    pub(super) fn check(&self, base: &[usize]) -> Result<(), String> {
+        if let Some(t) = self.tensors.values().find(|t| t.is_empty()) {
+            return Err(format!("holds a tensor without values, {t:?}"));
+        }
+        let found = self.form()?.shape()?;
+        let squeezed = |s: &[usize]| s.iter().copied().filter(|d| *d != 1).collect::<Vec<_>>();
+        if squeezed(&found) != squeezed(base) {
+            return Err(format!("changes a weight of shape {found:?}, but the model's has {base:?}"));
+        }
+        match self.magnitude(base) {
+            Some((_, lanes, m)) if m.len() != lanes => {
+                Err(format!("has {} magnitudes for a weight of shape {base:?}", m.len()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What is to be added to the weight `values` of shape `base`; [`Module::check`] must have passed.
+    pub(super) fn delta(&self, base: &[usize], values: &[f32], weight: f32) -> Vec<f32> {
+        let form = self.form().expect("checked");
+        let alpha = self.get(Role::Alpha).and_then(|t| t.to_f32().first().copied());
+        let scale = match (alpha, self.rank(), &form) {
+            (_, _, Form::Whole(_)) => 1.0,
+            (Some(alpha), Some(rank), _) => alpha / rank as f32,
+            _ => self.scale.unwrap_or(1.0),
+        };
+        let mut delta = form.values();
+        delta.iter_mut().for_each(|v| *v *= scale * weight);
+        if let Some((by_input, lanes, magnitude)) = self.magnitude(base) {
+            let (row, patch) = (values.len() / base[0], base[2..].iter().product::<usize>());
+            let lane = |i: usize| if by_input { i % row / patch } else { i / row };
+            dora(values, &magnitude.to_f32(), lanes, lane, &mut delta);
+        }
+        delta
+    }
+
+    /// DoRA's magnitudes: whether there is one for each input rather than each output, how many there must be, and they.
+    /// peft's are of outputs; LyCORIS has both, `[outputs, 1, …]` and `[1, inputs, …]`.
+    fn magnitude(&self, base: &[usize]) -> Option<(bool, usize, &Stored)> {
+        if let Some(m) = self.get(Role::PeftMagnitude) {
+            return Some((false, base[0], m));
+        }
+        let (m, inputs) = (self.get(Role::Magnitude)?, base.get(1).copied().unwrap_or(1));
+        let across = m.shape().len() > 1 && m.shape()[0] == 1;
+        let by_input = m.len() == inputs && (across || inputs != base[0]);
+        Some((by_input, if by_input { inputs } else { base[0] }, m))
+    }
+}
+
+/// DoRA: the changed weight gets the learnt norm in each lane.
+fn dora(values: &[f32], wanted: &[f32], lanes: usize, lane: impl Fn(usize) -> usize, delta: &mut [f32]) {
+    let mut squares = vec![0f64; lanes];
+    for (i, (w, d)) in values.iter().zip(&*delta).enumerate() {
+        squares[lane(i)] += f64::from(w + d).powi(2);
+    }
+    let factors: Vec<f32> = wanted.iter().zip(&squares).map(|(m, s)| m / s.sqrt() as f32).collect();
+    for (i, (w, d)) in values.iter().zip(delta).enumerate() {
+        *d = (w + *d) * factors[lane(i)] - w;
+    }
+}
+
+impl Form<'_> {
+    /// The shape of the change, or why its parts do not fit together.
+    fn shape(&self) -> Result<Vec<usize>, String> {
+        match self {
+            Form::Whole(t) => Ok(t.shape().to_vec()),
+            Form::Low { down, up, mid: None } => {
+                let (up_rows, up_rank) = matrix(up)?;
+                let (rank, _) = matrix(down)?;
+                same(up_rank, rank)?;
+                Ok([&[up_rows], &down.shape()[1..]].concat())
+            }
+            Form::Low { down, up, mid: Some(mid) } => {
+                let ((o, a), (b, i), (ma, mb, patch)) = (matrix(up)?, matrix(down)?, core(mid)?);
+                same(a, ma)?;
+                same(b, mb)?;
+                Ok([&[o, i], patch].concat())
+            }
+            Form::Hada { pairs, cores: None } => {
+                let mut shapes = Vec::new();
+                for [a, b] in pairs {
+                    let ((o, r), (s, _)) = (matrix(a)?, matrix(b)?);
+                    same(r, s)?;
+                    shapes.push([&[o], &b.shape()[1..]].concat());
+                }
+                one_shape(shapes)
+            }
+            Form::Hada { pairs, cores: Some(cores) } => {
+                let mut shapes = Vec::new();
+                for ([a, b], t) in pairs.iter().zip(cores) {
+                    let ((r, o), (s, i), (tr, ts, patch)) = (matrix(a)?, matrix(b)?, core(t)?);
+                    same(r, tr)?;
+                    same(s, ts)?;
+                    shapes.push([&[o, i], patch].concat());
+                }
+                one_shape(shapes)
+            }
+            Form::Lokr { first, second } => {
+                let ((a, b), mut shape) = (first.rows_columns()?, second.shape()?);
+                let (Some(rows), Some(columns)) = (shape[0].checked_mul(a), shape[1].checked_mul(b)) else {
+                    return Err("is too large".into());
+                };
+                (shape[0], shape[1]) = (rows, columns);
+                Ok(shape)
+            }
+        }
+    }
+
+    /// The change, row-major.
+    fn values(&self) -> Vec<f32> {
+        match self {
+            Form::Whole(t) => t.to_f32(),
+            Form::Low { down, up, mid: None } => Matrix::of(up).times(&Matrix::of(down)).data,
+            Form::Low { down, up, mid: Some(mid) } => {
+                let patch: usize = mid.shape()[2..].iter().product();
+                tucker(&Matrix::of(up), mid, &Matrix::of(down), patch)
+            }
+            Form::Hada { pairs, cores } => {
+                let [first, second] = [0, 1].map(|n| {
+                    let [a, b] = pairs[n].map(Matrix::of);
+                    match cores {
+                        None => a.times(&b).data,
+                        Some(cores) => {
+                            tucker(&a.transposed(), cores[n], &b, cores[n].shape()[2..].iter().product())
+                        }
+                    }
+                });
+                first.iter().zip(&second).map(|(a, b)| a * b).collect()
+            }
+            Form::Lokr { first, second } => {
+                let ((rows, columns), shape) =
+                    (first.rows_columns().expect("checked"), second.shape().expect("checked"));
+                let (a, b) = (first.values(), second.values());
+                let (inner_rows, inner_columns) = (shape[0], shape[1]);
+                let patch: usize = shape[2..].iter().product();
+                let mut out = Vec::with_capacity(a.len() * b.len());
+                for i in 0..rows * inner_rows {
+                    for j in 0..columns * inner_columns {
+                        let factor = a[i / inner_rows * columns + j / inner_columns];
+                        let at = (i % inner_rows * inner_columns + j % inner_columns) * patch;
+                        out.extend(b[at..at + patch].iter().map(|v| factor * v));
+                    }
+                }
+                out
+            }
+        }
+    }
+}
+
+impl Factor<'_> {
+    fn shape(&self) -> Result<Vec<usize>, String> {
+        let shape = match self {
+            Factor::Whole(t) => t.shape().to_vec(),
+            Factor::Product { a, b, core: None } => {
+                let ((rows, r), (s, _)) = (matrix(a)?, matrix(b)?);
+                same(r, s)?;
+                [&[rows], &b.shape()[1..]].concat()
+            }
+            Factor::Product { a, b, core: Some(t) } => {
+                let ((r, rows), (s, columns), (tr, ts, patch)) = (matrix(a)?, matrix(b)?, core(t)?);
+                same(r, tr)?;
+                same(s, ts)?;
+                [&[rows, columns], patch].concat()
+            }
+        };
+        if shape.len() < 2 {
+            Err(format!("a factor has shape {shape:?}, expected two axes"))
+        } else {
+            Ok(shape)
+        }
+    }
+
+    fn rows_columns(&self) -> Result<(usize, usize), String> {
+        match self.shape()?.as_slice() {
+            &[rows, columns] | &[rows, columns, 1, 1] => Ok((rows, columns)),
+            s => Err(format!("its first factor has shape {s:?}, expected two axes")),
+        }
+    }
+
+    fn values(&self) -> Vec<f32> {
+        match self {
+            Factor::Whole(t) => t.to_f32(),
+            Factor::Product { a, b, core: None } => Matrix::of(a).times(&Matrix::of(b)).data,
+            Factor::Product { a, b, core: Some(t) } => {
+                tucker(&Matrix::of(a).transposed(), t, &Matrix::of(b), t.shape()[2..].iter().product())
+            }
+        }
+    }
+}
+
+/// Rows, and the product of the other axes.
+fn matrix(t: &Stored) -> Result<(usize, usize), String> {
+    match t.shape() {
+        [rows, rest @ ..] if !rest.is_empty() => Ok((*rows, rest.iter().product())),
+        s => Err(format!("a factor has shape {s:?}, expected two axes or more")),
+    }
+}
+
+/// Both ranks of a core and its patch.
+fn core(t: &Stored) -> Result<(usize, usize, &[usize]), String> {
+    match t.shape() {
+        [a, b, patch @ ..] if !patch.is_empty() => Ok((*a, *b, patch)),
+        s => Err(format!("a core has shape {s:?}, expected three axes or more")),
+    }
+}
+
+fn same(a: usize, b: usize) -> Result<(), String> {
+    if a == b { Ok(()) } else { Err(format!("its factors have ranks {a} and {b}, which should agree")) }
+}
+
+fn one_shape(mut shapes: Vec<Vec<usize>>) -> Result<Vec<usize>, String> {
+    let last = shapes.pop().unwrap_or_default();
+    if shapes.iter().all(|s| *s == last) {
+        Ok(last)
+    } else {
+        Err(format!("its halves have shapes {:?} and {last:?}, which should agree", shapes[0]))
+    }
+}
+
+/// `out[o, i, p] = Σ_a Σ_b up[o, a] core[a, b, p] down[b, i]`.
+fn tucker(up: &Matrix, core: &Stored, down: &Matrix, patch: usize) -> Vec<f32> {
+    let (ranks_up, ranks_down, inputs) = (core.shape()[0], core.shape()[1], down.columns);
+    let values = core.to_f32();
+    // [a, p, b], so that one product takes away b.
+    let mut turned = vec![0.0; values.len()];
+    for a in 0..ranks_up {
+        for b in 0..ranks_down {
+            for p in 0..patch {
+                turned[(a * patch + p) * ranks_down + b] = values[(a * ranks_down + b) * patch + p];
+            }
+        }
+    }
+    let inner = Matrix { rows: ranks_up * patch, columns: ranks_down, data: turned }.times(down);
+    let outer = up.times(&Matrix { rows: ranks_up, columns: patch * inputs, data: inner.data });
+    // [o, p, i] → [o, i, p].
+    let mut out = vec![0.0; outer.data.len()];
+    for o in 0..up.rows {
+        for p in 0..patch {
+            for i in 0..inputs {
+                out[(o * inputs + i) * patch + p] = outer.data[(o * patch + p) * inputs + i];
+            }
+        }
+    }
+    out
+}
+
+struct Matrix {
+    rows: usize,
+    columns: usize,
+    data: Vec<f32>,
+}
+
+impl Matrix {
+    /// Of a tensor with two axes or more, the first of which are the rows.
+    fn of(t: &Stored) -> Matrix {
+        let rows = t.shape()[0];
+        Matrix { rows, columns: t.len() / rows, data: t.to_f32() }
+    }
+
+    fn transposed(&self) -> Matrix {
+        let mut data = Vec::with_capacity(self.data.len());
+        for c in 0..self.columns {
+            data.extend((0..self.rows).map(|r| self.data[r * self.columns + c]));
+        }
+        Matrix { rows: self.columns, columns: self.rows, data }
+    }
+
+    fn times(&self, other: &Matrix) -> Matrix {
+        let right = other.transposed();
+        let weight = Stored::from_f32([right.rows, right.columns], &right.data).expect("as many values");
+        let layer = Linear::new(weight, None, other.rows, other.columns);
+        let out = layer.forward(&Tensor::new([self.rows, self.columns], self.data.clone()));
+        Matrix { rows: self.rows, columns: other.columns, data: out.into_data() }
+    }
+}
