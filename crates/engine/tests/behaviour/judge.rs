@@ -29,6 +29,11 @@ impl Look {
     pub fn style(&self) -> usize {
         largest(&self.style)
     }
+
+    /// True if content `i` appears.
+    pub fn shows(&self, i: usize) -> bool {
+        self.contents[i] > 0.0 || self.content() == i
+    }
 }
 
 fn largest(values: &[f32]) -> usize {

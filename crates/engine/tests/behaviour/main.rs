@@ -6,7 +6,7 @@ mod judge;
 
 use instantstyle_engine::picture::Picture;
 use instantstyle_engine::plan::Plan;
-use instantstyle_engine::request::Request;
+use instantstyle_engine::request::{Inject, Preset, Reference, Request};
 use instantstyle_engine::{Event, Observer, embedded, generate};
 use judge::Judge;
 use serde_json::Value;
@@ -23,9 +23,14 @@ impl Observer for Quiet {
     fn event(&mut self, _: Event) {}
 }
 
-fn paint(prompt: &str, seed: u64) -> Picture {
-    let request =
+fn paint(prompt: &str, seed: u64, reference: Option<(&str, Preset)>) -> Picture {
+    let mut request =
         Request { prompt: prompt.into(), seed: Some(seed), steps: Some(STEPS), ..Request::default() };
+    if let Some((image, preset)) = reference {
+        let mut reference = Reference::new(format!("embedded/{image}"));
+        reference.inject = Inject::Preset(preset);
+        request.references.push(reference);
+    }
     let plan = Plan::resolve(&request).expect("a sound request");
     generate(&plan, &mut Quiet).expect("a picture").remove(0).picture
 }
@@ -76,7 +81,7 @@ fn prompts_that_name_content_and_style_get_both() {
     let (mut right_content, mut right_style, mut seen) = (0, 0, 0);
     for (c, content) in contents.iter().enumerate() {
         for (s, style) in styles.iter().enumerate() {
-            let picture = paint(&format!("a {content}, in {style} style"), 100 + seen as u64);
+            let picture = paint(&format!("a {content}, in {style} style"), 100 + seen as u64, None);
             let look = judge.look(&picture);
             right_content += usize::from(look.content() == c);
             right_style += usize::from(look.style() == s);
@@ -90,4 +95,41 @@ fn prompts_that_name_content_and_style_get_both() {
         let figure = named[what].as_f64().expect("a figure");
         assert!(got >= figure - MARGIN, "{what}: {got:.1} %, the card says {figure} %");
     }
+}
+
+#[test]
+fn style_injection_takes_the_style_and_leaves_the_content() {
+    let (judge, card) = (Judge::open(), embedded::card());
+    let (contents, styles) = (names(&card, "contents"), names(&card, "styles"));
+    let mut rates = Vec::new();
+    for preset in [Preset::Style, Preset::All] {
+        let (mut right_content, mut right_style, mut leaks, mut seen) = (0, 0, 0, 0);
+        for r in card["demo"]["references"].as_array().expect("references") {
+            let shown = place(&contents, r["content"].as_str().expect("a content").trim_start_matches("a "));
+            let style = place(&styles, r["style"].as_str().expect("a style"));
+            for (c, content) in contents.iter().enumerate().filter(|(c, _)| *c != shown) {
+                let image = r["image"].as_str().expect("a path");
+                let look =
+                    judge.look(&paint(&format!("a {content}"), 300 + seen as u64, Some((image, preset))));
+                right_content += usize::from(look.content() == c);
+                right_style += usize::from(look.style() == style);
+                leaks += usize::from(look.shows(shown));
+                seen += 1;
+            }
+        }
+        rates.push([right_content, right_style, leaks].map(|n| percent(n, seen)));
+        println!(
+            "{preset:?}, {seen} pictures: [content, style, leak] {:.1?} %",
+            rates.last().expect("pushed")
+        );
+    }
+    let [content, style, leak] = rates[0];
+    let figures = &card["figures"]["reference"]["style"];
+    for (what, got) in [("content", content), ("style", style)] {
+        let figure = figures[what].as_f64().expect("a figure");
+        // Six references only: what one of them does counts for much.
+        assert!(got >= figure - 2.0 * MARGIN, "{what}: {got:.1} %, the card says {figure} %");
+    }
+    let figure = figures["leak"].as_f64().expect("a figure");
+    assert!(leak <= figure + MARGIN, "leaks {leak:.1} %, the card says {figure} %");
 }
