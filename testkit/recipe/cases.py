@@ -144,6 +144,7 @@ def declare():
     windows()
     inputs()
     pictures()
+    loras()
 
 
 def projections():
@@ -587,6 +588,32 @@ def pictures():
     case("sdxl-a-init-whole", "sdxl-a", xl, ["base", "style", "image-to-image"], init=init("wide.png", 1.0), width=72, height=40)
     case("sdxl-a-repaint-count", "sdxl-a", xl, ["base", "style", "inpainting", "count"], init=init("large.png", 0.7, "mask-bars-wide.png"), count=2, sampler="euler_a")
     case("sdxl-a-repaint-rescale", "sdxl-a", xl, ["base", "style", "inpainting", "guidance_rescale"], init=init("large.png", 0.7, "mask-disc.png"), guidance_rescale=0.5, width=48, height=80)
+
+
+def loras():
+    """LoRAs of every writer, several at once, with a style reference."""
+    sd, xl = [ref("sd15-a-base.safetensors", "rings.png", A, "style")], [ref("sdxl-a-base.safetensors", "rings.png", B, "style")]
+
+    def use(name, weight=1.0, **extra):
+        return {"file": f"../../loras/{name}.safetensors", "weight": weight, **extra}
+
+    for name, model, refs, used in (
+        ("kohya", "sd15-a", sd, [use("sd15-a-kohya", 0.8)]),
+        ("peft", "sd15-a", sd, [use("sd15-a-peft")]),
+        ("processors", "sd15-a", [], [use("sd15-a-processors", 1.2)]),
+        ("three", "sd15-a", sd, [use("sd15-a-kohya", 0.5), use("sd15-a-peft", -0.6), use("sd15-a-processors", 0.7)]),
+        ("kohya", "sdxl-a", xl, [use("sdxl-a-kohya", 0.8)]),
+        ("dora", "sdxl-a", xl, [use("sdxl-a-dora", 1.0)]),
+        ("b-lora", "sdxl-a", [], [use("sdxl-a-blora", 1.0, blocks="style")]),
+        ("b-lora-content", "sdxl-a", xl, [use("sdxl-a-blora", 0.9, blocks="content")]),
+        ("two", "sdxl-a", xl, [use("sdxl-a-kohya", 0.6), use("sdxl-a-blora", 0.8)]),
+        ("loha", "sdxl-a", xl, [use("sdxl-a-loha", 0.9)]),
+        ("lokr", "sdxl-a", [], [use("sdxl-a-lokr", 0.9)]),
+    ):
+        tags = ["base", "style"] if refs else ["plain"]
+        case(f"{model}-lora-{name}", model, refs, [*tags, "LoRA"], loras=used, sampler=("euler", "dpmpp_2m")[len(CASE_LIST) % 2])
+    start = {"image": "../../images/large.png", "strength": 0.7}
+    case("sd15-a-lora-init", "sd15-a", sd, ["base", "style", "LoRA", "image-to-image"], loras=[use("sd15-a-kohya")], init=start, steps=7)
 
 
 def finish(only=None):

@@ -13,11 +13,13 @@ def main(parts):
     if which[0] in ("all", "models"):
         import adapters
         import images
+        import loras
         import models
 
         images.build()
         models.build()
         adapters.build()
+        loras.build()
         common.write_json(common.FIXTURES / "versions.json", common.versions())
     if which[0] in ("all", "ladder"):
         import ladder

@@ -21,7 +21,10 @@ from diffusers.models.attention_processor import IPAdapterAttnProcessor2_0
 from diffusers.models.embeddings import ImageProjection
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, CLIPVisionModelWithProjection
 
+from lycoris.functional import loha, lokr
+from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
+from safetensors.torch import load_file
 
 import images
 
@@ -142,6 +145,61 @@ def from_picture(pipe, xl, init):
     return made
 
 
+B_LORA = {"content": "unet.up_blocks.0.attentions.0.", "style": "unet.up_blocks.0.attentions.1."}
+
+
+def load_lora(pipe, file, used, name):
+    """Through diffusers and peft; LoHa and LoKr, which they do not take from such files, merged with LyCORIS' own functions."""
+    state = load_file(file)
+    if any("hada_" in k or "lokr_" in k for k in state):
+        return merge_lycoris(pipe.unet, state, used["weight"])
+    if any("dora_scale" in k for k in state):
+        return merge_dora(pipe.unet, state, used["weight"])
+    blocks = used.get("blocks", "all")
+    if blocks != "all":
+        return pipe.load_lora_weights({k: v for k, v in state.items() if k.startswith(B_LORA[blocks])}, adapter_name=name)
+    towers = {k: v for k, v in state.items() if k.startswith("lora_te")}
+    if not towers:
+        return pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name)
+    # diffusers 0.42 does not find text encoders' layers where transformers 5 names them: these are merged here.
+    for key in {k.split(".")[0] for k in towers}:
+        prefix, layer = key.split("_text_model_")
+        tower = pipe.text_encoder_2 if prefix == "lora_te2" else pipe.text_encoder
+        modules = {n.removeprefix("text_model.").replace(".", "_"): m for n, m in tower.named_modules()}
+        down, up = towers[f"{key}.lora_down.weight"].float(), towers[f"{key}.lora_up.weight"].float()
+        modules[layer].weight.data += used["weight"] * float(towers[f"{key}.alpha"]) / len(down) * (up @ down)
+    pipe.load_lora_weights({k: v for k, v in state.items() if k not in towers}, adapter_name=name)
+
+
+def merge_lycoris(network, state, weight):
+    state = {k: v.float() for k, v in state.items()}
+    modules = {n.replace(".", "_"): m for n, m in network.named_modules()}
+    for key in {k.split(".")[0] for k in state}:
+        module = modules[key.removeprefix("lycoris_").removeprefix("lora_unet_")]
+        get = lambda n: state.get(f"{key}.{n}")  # noqa: B023, E731
+        if get("hada_w1_a") is not None:
+            gamma = get("alpha") / get("hada_w1_b").shape[0]
+            delta = loha.diff_weight(get("hada_w1_b"), get("hada_w1_a"), get("hada_w2_b"), get("hada_w2_a"), None, None, gamma=float(gamma))
+        else:
+            delta = lokr.diff_weight(get("lokr_w1"), None, None, None, get("lokr_w2_a"), get("lokr_w2_b"), None, gamma=float(get("alpha")))
+        module.weight.data += weight * delta.reshape(module.weight.shape)
+
+
+def merge_dora(network, state, weight):
+    """With peft's own layers: diffusers 0.42 leaves the magnitudes of kohya's files out."""
+    modules = {n.replace(".", "_"): m for n, m in network.named_modules()}
+    for key in {k.split(".")[0] for k in state}:
+        module = modules[key.removeprefix("lora_unet_")]
+        down, up, alpha, scale = (state[f"{key}.{n}"].float() for n in ("lora_down.weight", "lora_up.weight", "alpha", "dora_scale"))
+        config = LoraConfig(r=len(down), lora_alpha=float(alpha), target_modules=["0"], use_dora=True)
+        layer = inject_adapter_in_model(config, torch.nn.Sequential(copy.deepcopy(module)))[0]
+        layer.lora_A["default"].weight.data, layer.lora_B["default"].weight.data = down, up
+        layer.lora_magnitude_vector["default"].weight.data = scale.flatten()
+        layer.set_scale("default", weight)
+        layer.merge()
+        module.weight.data = layer.get_base_layer().weight.data
+
+
 def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
     """Returns (latents, pictures, info). The keyword arguments make the variations of the sensitivity check."""
     base = Path(base)
@@ -161,6 +219,12 @@ def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
     width, height, count, seed = job["width"], job["height"], job.get("count", 1), job["seed"]
     seeds = [seed + i for i in range(count)] if alone is None else [seed + alone]
     guided = guidance > 1
+
+    for i, used in enumerate(job.get("loras", [])):
+        load_lora(pipe, (base / used["file"]).resolve(), used, f"l{i}")
+    weights = {f"l{i}": used["weight"] for i, used in enumerate(job.get("loras", [])) if f"l{i}" in str(pipe.get_list_adapters())}
+    if weights:
+        pipe.set_adapters(list(weights), list(weights.values()))
 
     call = {}
     references = [] if drop_references else job.get("references", [])

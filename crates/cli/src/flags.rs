@@ -4,16 +4,13 @@
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, Command, ValueHint};
-use instantstyle_engine::request::fields::{Field, INIT, Kind, REFERENCE, REQUEST, SUBTRACT};
+use instantstyle_engine::request::fields::{Field, INIT, Kind, LISTS, List, REQUEST, SUBTRACT};
 use instantstyle_engine::request::{PRECISIONS, PRESETS};
 use instantstyle_engine::sampler::SAMPLERS;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
-/// The flag that opens a reference.
-pub const OPENING: &str = "reference";
-
-/// A flag that fills a field of a request or of a reference.
+/// A flag that fills a field of a request or of an entry of a list.
 pub struct Flag {
     /// Name on the command line.
     pub name: String,
@@ -25,25 +22,31 @@ pub struct Flag {
 
 /// The flags of the request itself.
 pub fn of_request() -> Vec<Flag> {
-    REQUEST.iter().filter(|f| !matches!(f.kind, Kind::References)).flat_map(of_field).collect()
+    REQUEST.iter().filter(|f| !matches!(f.kind, Kind::List(_))).flat_map(|f| of_field("", f)).collect()
 }
 
-/// The flags of one reference: all but [`OPENING`].
-pub fn of_reference() -> Vec<Flag> {
-    REFERENCE.iter().filter(|f| f.name != "image").flat_map(of_field).collect()
+/// The flags of one entry of a list, all but the one that opens it.
+pub fn of_entry(list: &'static List) -> Vec<Flag> {
+    list.fields[1..].iter().flat_map(|f| of_field(list.prefix, f)).collect()
 }
 
 /// The flag of a field; of an object one for each of its fields, the first of which has the object's own name:
 /// `--subtract`, `--subtract-scale`.
-fn of_field(field: &'static Field) -> Vec<Flag> {
+fn of_field(prefix: &str, field: &'static Field) -> Vec<Flag> {
     let inner = match field.kind {
         Kind::Subtract => SUBTRACT,
         Kind::Init => INIT,
-        _ => return vec![Flag { name: field.name.replace('_', "-"), outer: None, field }],
+        _ => {
+            return vec![Flag {
+                name: format!("{prefix}{}", field.name.replace('_', "-")),
+                outer: None,
+                field,
+            }];
+        }
     };
     let name = |i: usize, f: &Field| match i {
-        0 => field.name.to_owned(),
-        _ => format!("{}-{}", field.name, f.name.replace('_', "-")),
+        0 => format!("{prefix}{}", field.name),
+        _ => format!("{prefix}{}-{}", field.name, f.name.replace('_', "-")),
     };
     inner
         .iter()
@@ -70,7 +73,7 @@ impl Flag {
             Kind::Whole(..) => ("N", ValueHint::Other),
             Kind::Number(..) => ("X", ValueHint::Other),
             Kind::Inject => ("WHERE", ValueHint::Other),
-            Kind::Choice(_) | Kind::Device | Kind::Subtract | Kind::Init | Kind::References => {
+            Kind::Choice(_) | Kind::Device | Kind::Subtract | Kind::Init | Kind::List(_) => {
                 ("NAME", ValueHint::Other)
             }
         };
@@ -175,7 +178,8 @@ fn generate() -> Command {
         .about("Paint a prompt in the style of pictures")
         .after_help(format!(
             "Flags of a reference belong to the last --reference before them; those before the first one hold for all. \
-             Without --reference they override the job's: one value for all references, or one for each.\n\n\
+             Without --reference they override the job's: one value for all references, or one for each. \
+             Likewise --lora and its flags.\n\n\
              --inject, by name or by part of the UNet (e.g. --inject up_blocks.0.attentions.1=1,mid_block=0.2):\n{presets}\n\
              --sampler:\n{samplers}\n--precision:\n{precisions}"
         ))
@@ -183,17 +187,24 @@ fn generate() -> Command {
     for flag in of_request() {
         command = command.arg(flag.arg());
     }
-    let image = &REFERENCE[0];
-    command = command.next_help_heading("References").arg(
-        Arg::new(OPENING)
-            .long(OPENING)
-            .value_name("FILE")
-            .help(format!("{}; may be given several times, e.g. --reference {}", image.about, image.example))
-            .value_hint(ValueHint::FilePath)
-            .action(ArgAction::Append),
-    );
-    for flag in of_reference() {
-        command = command.arg(flag.arg().action(ArgAction::Append));
+    for list in LISTS {
+        let first = &list.fields[0];
+        let heading = list.name[..1].to_uppercase() + &list.name[1..];
+        command = command.next_help_heading(heading).arg(
+            Arg::new(list.opening)
+                .long(list.opening)
+                .value_name("FILE")
+                .help(format!(
+                    "{}; may be given several times, e.g. {}",
+                    first.about,
+                    example(list.opening, first.example)
+                ))
+                .value_hint(ValueHint::FilePath)
+                .action(ArgAction::Append),
+        );
+        for flag in of_entry(list) {
+            command = command.arg(flag.arg().action(ArgAction::Append));
+        }
     }
     command
         .next_help_heading("Running")

@@ -1,57 +1,65 @@
 //! Flags over a job: the JSON of the request that is asked for.
 
-use crate::flags::{self, Flag, OPENING};
+use crate::flags::{self, Flag};
 use clap::ArgMatches;
 use instantstyle_engine::Error;
-use instantstyle_engine::request::fields::Kind;
+use instantstyle_engine::request::fields::{Kind, LISTS, List};
 use instantstyle_engine::request::parse_inject;
 use serde_json::{Map, Value, json};
 
 /// Writes the given flags over a request's JSON.
 ///
 /// # Errors
-/// If flags of references cannot be told to which one they belong.
+/// If flags of references or LoRAs cannot be told to which one they belong.
 pub fn apply(matches: &ArgMatches, request: &mut Map<String, Value>) -> Result<(), Error> {
     for flag in flags::of_request() {
         if let Some(text) = matches.get_one::<String>(&flag.name) {
             set(request, &flag, value(&flag, text)?);
         }
     }
-    let flags = flags::of_reference();
-    let given = given(matches, &flags);
+    LISTS.into_iter().try_for_each(|list| apply_list(list, matches, request))
+}
+
+fn apply_list(
+    list: &'static List,
+    matches: &ArgMatches,
+    request: &mut Map<String, Value>,
+) -> Result<(), Error> {
+    let flags = flags::of_entry(list);
+    let given = given(list, matches, &flags);
     if given.is_empty() {
         return Ok(());
     }
-    let references = if given.iter().any(|g| g.flag.is_none()) {
-        opened(&given)?
+    let entries = if given.iter().any(|g| g.flag.is_none()) {
+        opened(list, &given)?
     } else {
-        match request.remove("references") {
-            Some(Value::Array(list)) if !list.is_empty() => onto(list, &flags, &given)?,
+        match request.remove(list.name) {
+            Some(Value::Array(entries)) if !entries.is_empty() => onto(list, entries, &flags, &given)?,
             _ => {
                 let name = given[0].flag.map_or("", |f| &f.name);
                 return Err(Error::request(
                     format!("--{name}"),
-                    "belongs to a reference; give one with --reference FILE",
+                    format!("belongs to {}; give one with --{} FILE", list.one, list.opening),
                 ));
             }
         }
     };
-    request.insert("references".to_owned(), Value::Array(references));
+    request.insert(list.name.to_owned(), Value::Array(entries));
     Ok(())
 }
 
-/// One flag of a reference as it was given; `None` is [`OPENING`].
+/// One flag of an entry as it was given; `None` is the one that opens it.
 struct Given<'a> {
     at: usize,
     flag: Option<&'a Flag>,
     text: &'a str,
 }
 
-/// All flags of references in the order in which they were written.
-fn given<'a>(matches: &'a ArgMatches, flags: &'a [Flag]) -> Vec<Given<'a>> {
+/// All flags of a list in the order in which they were written.
+fn given<'a>(list: &'static List, matches: &'a ArgMatches, flags: &'a [Flag]) -> Vec<Given<'a>> {
     let mut given = Vec::new();
     for flag in flags.iter().map(Some).chain([None]) {
-        let name = flag.map_or(OPENING, |f| &f.name);
+        let name = flag.map_or(list.opening, |f| &f.name);
         if let (Some(values), Some(at)) = (matches.get_many::<String>(name), matches.indices_of(name)) {
             given.extend(at.zip(values).map(|(at, text)| Given { at, flag, text }));
         }
@@ -60,54 +68,58 @@ fn given<'a>(matches: &'a ArgMatches, flags: &'a [Flag]) -> Vec<Given<'a>> {
     given
 }
 
-/// The references that the command line opens. What comes before the first holds for all.
-fn opened(given: &[Given]) -> Result<Vec<Value>, Error> {
+/// The entries that the command line opens. What comes before the first holds for all.
+fn opened(list: &'static List, given: &[Given]) -> Result<Vec<Value>, Error> {
     let first = given.iter().position(|g| g.flag.is_none()).unwrap_or(given.len());
     let (common, rest) = given.split_at(first);
     let mut base = Map::new();
-    fill(&mut base, common)?;
+    fill(list, &mut base, common)?;
     rest.chunk_by(|_, next| next.flag.is_some())
         .map(|own| {
-            let mut reference = base.clone();
-            reference.insert("image".to_owned(), Value::from(own[0].text));
-            fill(&mut reference, &own[1..])?;
-            Ok(Value::Object(reference))
+            let mut entry = base.clone();
+            entry.insert(list.fields[0].name.to_owned(), Value::from(own[0].text));
+            fill(list, &mut entry, &own[1..])?;
+            Ok(Value::Object(entry))
         })
         .collect()
 }
 
-fn fill(reference: &mut Map<String, Value>, given: &[Given]) -> Result<(), Error> {
+fn fill(list: &List, entry: &mut Map<String, Value>, given: &[Given]) -> Result<(), Error> {
     for (i, g) in given.iter().enumerate() {
         let Some(flag) = g.flag else { continue };
         if given[..i].iter().any(|h| h.flag.is_some_and(|f| f.name == flag.name)) {
-            return Err(Error::request(format!("--{}", flag.name), "is given twice for one reference"));
+            return Err(Error::request(
+                format!("--{}", flag.name),
+                format!("is given twice for {}", list.one),
+            ));
         }
-        set(reference, flag, value(flag, g.text)?);
+        set(entry, flag, value(flag, g.text)?);
     }
     Ok(())
 }
 
-/// The job's references with flags over them: one value holds for all, else there must be one for each.
-fn onto(mut references: Vec<Value>, flags: &[Flag], given: &[Given]) -> Result<Vec<Value>, Error> {
-    let n = references.len();
+/// The job's entries with flags over them: one value holds for all, else there must be one for each.
+fn onto(list: &List, mut entries: Vec<Value>, flags: &[Flag], given: &[Given]) -> Result<Vec<Value>, Error> {
+    let n = entries.len();
     for flag in flags {
         let texts: Vec<&str> =
             given.iter().filter(|g| g.flag.is_some_and(|f| f.name == flag.name)).map(|g| g.text).collect();
         if texts.len() > 1 && texts.len() != n {
             let message = format!(
-                "is given {} times, but the job has {n} references; give it once, or once for each",
-                texts.len()
+                "is given {} times, but the job has {n} {}; give it once, or once for each",
+                texts.len(),
+                list.name
             );
             return Err(Error::request(format!("--{}", flag.name), message));
         }
-        for (reference, text) in references.iter_mut().zip(texts.iter().cycle()) {
+        for (entry, text) in entries.iter_mut().zip(texts.iter().cycle()) {
             // What is no object is refused by the request's parser.
-            if let Value::Object(reference) = reference {
-                set(reference, flag, value(flag, text)?);
+            if let Value::Object(entry) = entry {
+                set(entry, flag, value(flag, text)?);
             }
         }
     }
-    Ok(references)
+    Ok(entries)
 }
 
 fn set(object: &mut Map<String, Value>, flag: &Flag, value: Value) {
@@ -177,6 +189,20 @@ mod tests {
             over(json!({}), "--reference a --weight 1 --reference b --weight 2 --subtract fish").unwrap();
         let want = json!([{ "image": "a", "weight": 1.0 }, { "image": "b", "weight": 2.0, "subtract": { "text": "fish" } }]);
         assert_eq!(got["references"], want);
+    }
+
+    #[test]
+    fn loras_have_flags_of_their_own() {
+        let got = over(
+            json!({}),
+            "--lora a --lora-weight .5 --reference r --weight 2 --lora b --lora-blocks style",
+        )
+        .unwrap();
+        let want = json!([{ "file": "a", "weight": 0.5 }, { "file": "b", "blocks": "style" }]);
+        assert_eq!(got["loras"], want);
+        assert_eq!(got["references"], json!([{ "image": "r", "weight": 2.0 }]));
+        let got = over(json!({ "loras": [{ "file": "a" }] }), "--lora-weight 0").unwrap();
+        assert_eq!(got["loras"], json!([{ "file": "a", "weight": 0.0 }]));
     }
 
     #[test]

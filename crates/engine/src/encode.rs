@@ -2,11 +2,13 @@
 
 use crate::error::Error;
 use crate::family::{Family, TextFeatures};
+use crate::loras::Loras;
 use crate::model::Place;
 use crate::picture::{ClipPreprocess, Picture, clip_preprocess};
 use instantstyle_nets::Tensor;
 use instantstyle_nets::clip::{TextConfig, TextEncoder, TextOutput, VisionConfig, VisionEncoder};
 use instantstyle_nets::tokenizer::Tokenizer;
+use instantstyle_nets::weights::Weights;
 use serde_json::Value;
 
 /// The prompts of a request and where the text towers are.
@@ -15,6 +17,8 @@ pub struct Prompts<'a> {
     pub model: &'a Place,
     /// `model_index.json`.
     pub index: &'a Value,
+    /// LoRAs, some of which change the towers.
+    pub(crate) loras: &'a Loras,
     /// The prompt.
     pub prompt: &'a str,
     /// The negative prompt; None is not the same as empty for SDXL.
@@ -54,7 +58,8 @@ impl Prompts<'_> {
 
     /// Loads a text tower and its tokenizer.
     pub fn tower(&self, encoder: &str, tokenizer: &str) -> Result<Tower, Error> {
-        Tower::load(&self.model.join(encoder), &self.model.join(tokenizer))
+        let weights = self.loras.component(self.model, encoder)?;
+        Tower::of(&self.model.join(encoder), &weights, &self.model.join(tokenizer))
     }
 }
 
@@ -69,10 +74,13 @@ pub struct Tower {
 impl Tower {
     /// Loads from two folders.
     pub fn load(encoder: &Place, tokenizer: &Place) -> Result<Self, Error> {
+        Tower::of(encoder, &encoder.component()?, tokenizer)
+    }
+
+    fn of(encoder: &Place, weights: &Weights, tokenizer: &Place) -> Result<Self, Error> {
         let config: TextConfig = text_config(encoder)?;
-        let weights = encoder.component()?;
         let tokenizer = tokenizer.tokenizer()?;
-        let encoder_net = TextEncoder::load(&config, &weights).map_err(crate::model_error)?;
+        let encoder_net = TextEncoder::load(&config, weights).map_err(crate::model_error)?;
         Ok(Tower { encoder: encoder_net, tokenizer, place: encoder.clone() })
     }
 

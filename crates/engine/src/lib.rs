@@ -21,6 +21,7 @@ pub mod guidance;
 mod init;
 pub mod injection;
 pub mod inspect;
+mod loras;
 pub mod model;
 pub mod parameters;
 pub mod picture;
@@ -34,6 +35,7 @@ pub use error::Error;
 pub use instantstyle_nets::weights::to_safetensors;
 
 use crate::encode::Prompts;
+use crate::loras::Loras;
 use crate::picture::Picture;
 use crate::plan::Plan;
 use instantstyle_nets::Tensor;
@@ -113,10 +115,13 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
         |observer: &mut dyn Observer| if observer.cancelled() { Err(Error::Cancelled) } else { Ok(()) };
 
     check(observer)?;
+    plan.loras.iter().filter_map(|l| l.notice.clone()).for_each(|n| observer.event(Event::Notice(n)));
     observer.event(Event::Stage("encoding"));
     let start = Instant::now();
+    let loras = Loras::open(plan)?;
     let prompts = Prompts {
         model: &plan.model,
+        loras: &loras,
         index: &plan.index,
         prompt: &plan.request().prompt,
         negative: plan.request().negative_prompt.as_deref(),
@@ -135,7 +140,7 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     observer.event(Event::Stage("loading"));
     let start = Instant::now();
     let conditioned = {
-        let unet = UNet::load(&plan.unet, &plan.model.join("unet").component()?).map_err(model_error)?;
+        let unet = UNet::load(&plan.unet, &loras.component(&plan.model, "unet")?).map_err(model_error)?;
         let injections = references::inject(plan, &unet, &tokens)?;
         let conditioning = denoise::prepare(plan, &unet, &text.tokens, text.pooled.as_ref(), injections)?;
         (unet, conditioning)

@@ -19,6 +19,10 @@ pub fn a1111(request: &Request, model: &str, sampler: &str) -> String {
     add("Model", Some(model.to_owned()));
     // A1111 counts from the last layer as 1.
     add("Clip skip", request.clip_skip.filter(|n| *n > 0).map(|n| (n + 1).to_string()));
+    for (i, l) in request.loras.iter().enumerate() {
+        let name = l.file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        add(&format!("LoRA {}", i + 1), Some(format!("{name} x {}", l.weight)));
+    }
     for (i, r) in request.references.iter().enumerate() {
         let name = r.image.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         let inject = match &r.inject {

@@ -25,6 +25,8 @@ pub struct Family {
     pub style: Blocks,
     /// See `style`.
     pub layout: Blocks,
+    /// The parts of the UNet that carry content and style in B-LoRAs, where they are known.
+    pub b_lora: &'static [(&'static str, &'static str)],
     /// Scale of subtraction that the reference scripts use.
     pub subtract_scale: f64,
     /// The text tower whose space bigG adapters share, if the family has one.

@@ -11,6 +11,7 @@ pub(super) static FAMILY: Family = Family {
     // InstantStyle's `infer_style_sd15.py`; weaker than on SDXL (REFERENCE: InstantStyle).
     style: &[("up_blocks.1", 1.0)],
     layout: &[("down_blocks.2", 1.0), ("mid_block", 1.0)],
+    b_lora: &[],
     subtract_scale: 0.8,
     feature_tower: None,
     components: &["text_encoder", "tokenizer"],

@@ -12,6 +12,8 @@ pub(super) static FAMILY: Family = Family {
     // Wang et al., "InstantStyle", arXiv 2404.02733, figure 5.
     style: &[("up_blocks.0.attentions.1", 1.0)],
     layout: &[("down_blocks.2.attentions.1", 1.0)],
+    // Frenkel et al., "Implicit Style-Content Separation using B-LoRA", arXiv 2403.14572.
+    b_lora: &[("content", "up_blocks.0.attentions.0"), ("style", "up_blocks.0.attentions.1")],
     subtract_scale: 0.5,
     feature_tower: Some("text_encoder_2"),
     components: &["text_encoder_2", "tokenizer_2"],

@@ -11,14 +11,15 @@ pub use references::PlannedReference;
 use crate::error::Error;
 use crate::family::{self, Family};
 use crate::injection::groups;
+use crate::loras::{self, PlannedLora};
 use crate::model::{EMBEDDED, Place};
 use crate::model_error;
-use crate::request::{Device, Precision, Request};
+use crate::request::{Device, LoraUse, Precision, Request};
 use crate::sampler::{self, SchedulerConfig};
 use init::{check_inpainting, first_step, planned_init};
 use instantstyle_nets::unet::{Site, UNetConfig, sites};
 use instantstyle_nets::vae::VaeConfig;
-use places::{model_index, model_name, model_place};
+use places::{file, model_index, model_name, model_place};
 use references::Context;
 use serde_json::{Value, json};
 
@@ -34,6 +35,7 @@ pub struct Plan {
     pub(crate) scheduler: SchedulerConfig,
     pub(crate) sites: Vec<Site>,
     pub(crate) init: Option<PlannedInit>,
+    pub(crate) loras: Vec<PlannedLora>,
     pub(crate) references: Vec<PlannedReference>,
     pub(crate) width: usize,
     pub(crate) height: usize,
@@ -129,6 +131,12 @@ impl Plan {
         if let (Some(filled), Some(init)) = (&mut resolved.init, &init) {
             filled.strength = Some(init.strength);
         }
+        let planned_lora = |(i, used): (usize, &LoraUse)| {
+            let field = format!("loras[{i}]");
+            let place = file(&field, "file", &used.file)?;
+            loras::planned(&field, used, place, &model, &unet, family.b_lora, family.title)
+        };
+        let loras = request.loras.iter().enumerate().map(planned_lora).collect::<Result<Vec<_>, _>>()?;
         let context =
             Context { model: &model, index: &index, family, unet: &unet, sites: &sites, card: &card, calls };
         let mut references = Vec::new();
@@ -153,6 +161,7 @@ impl Plan {
             scheduler,
             sites,
             init,
+            loras,
             references,
             first_call,
             calls,
@@ -227,6 +236,11 @@ impl Plan {
                 })
             })
             .collect();
+        let loras: Vec<Value> = self
+            .loras
+            .iter()
+            .map(|l| json!({ "file": l.place.path(), "layers": l.layers.0, "layers_in_file": l.layers.1 }))
+            .collect();
         json!({
             "request": self.request,
             "family": self.family.name,
@@ -234,6 +248,7 @@ impl Plan {
             "model_calls": self.calls,
             "rows_per_call": if self.guided() { 2 } else { 1 },
             "latents": [self.vae.latent_channels, self.height / self.vae.factor(), self.width / self.vae.factor()],
+            "loras": loras,
             "references": references,
         })
     }
@@ -261,6 +276,16 @@ impl std::fmt::Display for Plan {
         if let Some(init) = &self.init {
             let verb = if init.mask.is_some() { "repaints a part of" } else { "starts from" };
             writeln!(f, "init       {verb} {}, strength {}", init.image.path().display(), init.strength)?;
+        }
+        for l in &self.loras {
+            let only = l.only.map_or_else(String::new, |only| format!(", only {only}"));
+            let (used, all) = l.layers;
+            writeln!(
+                f,
+                "lora       {} x {}, {used} of {all} layers{only}",
+                l.place.path().display(),
+                l.weight
+            )?;
         }
         for (r, j) in self.references.iter().zip(json["references"].as_array().into_iter().flatten()) {
             writeln!(f, "reference  {} through {}", r.image.path().display(), r.shape.kind.name())?;

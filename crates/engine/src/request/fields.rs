@@ -1,6 +1,6 @@
 //! The fields of a request, once: the parser, the flags and their help, the schema and the docs read these tables.
 
-use super::{PRECISIONS, PRESETS};
+use super::{LORA_BLOCKS, PRECISIONS, PRESETS};
 use crate::sampler::SAMPLERS;
 use serde_json::{Value, json};
 
@@ -27,9 +27,42 @@ pub enum Kind {
     Subtract,
     /// An object of [`INIT`].
     Init,
-    /// A list of objects of [`REFERENCE`].
-    References,
+    /// A list of objects.
+    List(&'static List),
 }
+
+/// A field that holds a list of objects. On the command line each entry is opened by a flag of its own.
+pub struct List {
+    /// Name of the field.
+    pub name: &'static str,
+    /// One entry, in words.
+    pub one: &'static str,
+    /// The flag that opens an entry and gives its first field.
+    pub opening: &'static str,
+    /// What the flags of its other fields begin with.
+    pub prefix: &'static str,
+    /// Most entries.
+    pub most: usize,
+    /// Fields of an entry; the first must be given.
+    pub fields: &'static [Field],
+}
+
+/// The style pictures.
+pub static REFERENCES: List = List {
+    name: "references",
+    one: "a reference",
+    opening: "reference",
+    prefix: "",
+    most: 32,
+    fields: REFERENCE,
+};
+
+/// The LoRAs.
+pub static LORAS: List =
+    List { name: "loras", one: "a LoRA", opening: "lora", prefix: "lora-", most: 32, fields: LORA };
+
+/// All lists of a request.
+pub static LISTS: [&List; 2] = [&LORAS, &REFERENCES];
 
 /// One field.
 pub struct Field {
@@ -47,8 +80,6 @@ pub struct Field {
 
 /// Longest text, in bytes.
 pub const MAX_TEXT_BYTES: usize = 100_000;
-/// Most references in one request.
-pub const MAX_REFERENCES: usize = 32;
 /// Most entries of an `inject` map.
 pub const MAX_BLOCKS: usize = 1024;
 /// Longest side, in pixels.
@@ -139,7 +170,37 @@ pub const REQUEST: &[Field] = &[
         "The picture to start from (image-to-image), with a mask to repaint a part of it (inpainting)",
         "",
     ),
-    field("references", Kind::References, "none", "The style pictures and how each is used", ""),
+    field(
+        "loras",
+        Kind::List(&LORAS),
+        "none",
+        "LoRAs: changes of the model's weights, each with its strength",
+        "",
+    ),
+    field("references", Kind::List(&REFERENCES), "none", "The style pictures and how each is used", ""),
+];
+
+fn lora_blocks() -> Vec<(&'static str, &'static str)> {
+    LORA_BLOCKS.iter().map(|(name, _, about)| (*name, *about)).collect()
+}
+
+/// Fields of one LoRA.
+pub const LORA: &[Field] = &[
+    field(
+        "file",
+        Kind::Path,
+        "",
+        "LoRA of kohya, peft, diffusers or LyCORIS (LoCon, LoHa, LoKr, DoRA), .safetensors or a checkpoint",
+        "watercolour.safetensors",
+    ),
+    field("weight", Kind::Number(-MAX_WEIGHT, MAX_WEIGHT), "1", "Strength of the LoRA", "0.8"),
+    field(
+        "blocks",
+        Kind::Choice(lora_blocks),
+        "all",
+        "Which part of a B-LoRA acts: all, content or style (SDXL)",
+        "style",
+    ),
 ];
 
 /// Fields of one reference.
@@ -259,8 +320,12 @@ impl Field {
             }
             Kind::Subtract => "an object like {\"text\": \"a rabbit\", \"scale\": 0.5}".to_owned(),
             Kind::Init => "an object like {\"image\": \"photo.png\", \"strength\": 0.6}".to_owned(),
-            Kind::References => {
-                format!("a list of at most {MAX_REFERENCES} objects like {{\"image\": \"style.png\"}}")
+            Kind::List(list) => {
+                let first = &list.fields[0];
+                format!(
+                    "a list of at most {} objects like {{\"{}\": \"{}\"}}",
+                    list.most, first.name, first.example
+                )
             }
         }
     }
@@ -295,8 +360,8 @@ impl Field {
             ] }),
             Kind::Subtract => object(SUBTRACT),
             Kind::Init => object(INIT),
-            Kind::References => {
-                json!({ "type": "array", "maxItems": MAX_REFERENCES, "items": object(REFERENCE) })
+            Kind::List(list) => {
+                json!({ "type": "array", "maxItems": list.most, "items": object(list.fields) })
             }
         };
         schema["description"] = Value::from(format!("{}. Default: {}.", self.about, self.default));

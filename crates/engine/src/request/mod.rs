@@ -167,6 +167,35 @@ impl Init {
     pub const STRENGTH: f64 = 0.6;
 }
 
+/// Which part of a B-LoRA acts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum LoraBlocks {
+    #[default]
+    All,
+    Content,
+    Style,
+}
+
+/// The parts of a B-LoRA by name, with a line for people.
+pub const LORA_BLOCKS: &[(&str, LoraBlocks, &str)] = &[
+    ("all", LoraBlocks::All, "everything in the file"),
+    ("content", LoraBlocks::Content, "only the block that carries content (B-LoRA)"),
+    ("style", LoraBlocks::Style, "only the block that carries style (B-LoRA)"),
+];
+
+/// A LoRA and how it is used.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LoraUse {
+    /// The file.
+    pub file: PathBuf,
+    /// Strength.
+    pub weight: f64,
+    /// Which part of it acts.
+    pub blocks: LoraBlocks,
+}
+
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Request {
@@ -214,6 +243,9 @@ pub struct Request {
     /// The picture to start from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<Init>,
+    /// Changes of the model's weights.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub loras: Vec<LoraUse>,
     /// Style pictures.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub references: Vec<Reference>,

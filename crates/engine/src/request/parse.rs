@@ -1,10 +1,10 @@
 //! From hostile JSON to a [`Request`]: every fault names its field and what is allowed.
 
 use super::fields::{
-    Field, INIT, Kind, MAX_BLOCKS, MAX_REFERENCES, MAX_TEXT_BYTES, MAX_WEIGHT, REFERENCE, REQUEST, SUBTRACT,
+    Field, INIT, Kind, LORAS, List, MAX_BLOCKS, MAX_TEXT_BYTES, MAX_WEIGHT, REFERENCES, REQUEST, SUBTRACT,
 };
 use super::json::{Json, short};
-use super::{Device, Init, Inject, PRECISIONS, PRESETS, Reference, Request, Subtract};
+use super::{Device, Init, Inject, LORA_BLOCKS, LoraUse, PRECISIONS, PRESETS, Reference, Request, Subtract};
 use crate::error::Error;
 use std::path::{Path, PathBuf};
 
@@ -78,6 +78,17 @@ impl Fields {
         }
     }
 
+    /// The entries of a list.
+    fn list<T>(
+        &mut self,
+        of: &'static List,
+        one: impl Fn(Fields) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
+        let Some(Json::List(list)) = self.take(of.name) else { return Ok(Vec::new()) };
+        let entry = |(i, json)| one(Fields::new(&format!("{}[{i}]", of.name), json, of.one, of.fields)?);
+        list.into_iter().enumerate().map(entry).collect()
+    }
+
     fn whole(&mut self, key: &str) -> Option<u64> {
         match self.take(key) {
             Some(Json::Number(n)) => n.as_u64(),
@@ -128,10 +139,10 @@ fn refused(field: &Field, value: &Json) -> Option<String> {
         (Kind::Device, Json::Text(t)) => device(t).is_some(),
         (Kind::Inject, Json::Text(t)) => preset(t).is_some(),
         (Kind::Inject | Kind::Subtract | Kind::Init, Json::Object(_)) => true,
-        (Kind::References, Json::List(list)) if list.len() > MAX_REFERENCES => {
-            return Some(format!("has {} entries, expected at most {MAX_REFERENCES}", list.len()));
+        (Kind::List(of), Json::List(list)) if list.len() > of.most => {
+            return Some(format!("has {} entries, expected at most {}", list.len(), of.most));
         }
-        (Kind::References, Json::List(_)) => true,
+        (Kind::List(_), Json::List(_)) => true,
         _ => false,
     };
     (!accepted).then(|| format!("is {}, expected {}", value.shown(), field.allowed()))
@@ -139,12 +150,8 @@ fn refused(field: &Field, value: &Json) -> Option<String> {
 
 pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
     let mut f = Fields::new("", Json::parse(text)?, "a request", REQUEST)?;
-    let list = match f.take("references") {
-        Some(Json::List(list)) => list,
-        _ => Vec::new(),
-    };
-    let one = |(i, r)| reference(&format!("references[{i}]"), r, base);
-    let references = list.into_iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
+    let loras = f.list(&LORAS, |f| lora(f, base))?;
+    let references = f.list(&REFERENCES, |f| reference(f, base))?;
     let init = f.take("init").map(|json| init(json, base)).transpose()?;
     let small = |n: Option<u64>| n.and_then(|n| usize::try_from(n).ok());
     let request = Request {
@@ -163,6 +170,7 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
         clip_skip: small(f.whole("clip_skip")),
         sampler: f.text("sampler"),
         init,
+        loras,
         references,
     };
     let (seed, count) = (request.seed.unwrap_or(0), request.count.unwrap_or(1));
@@ -192,8 +200,16 @@ fn init(json: Json, base: &Path) -> Result<Init, Error> {
     Ok(init)
 }
 
-fn reference(path: &str, json: Json, base: &Path) -> Result<Reference, Error> {
-    let mut f = Fields::new(path, json, "a reference", REFERENCE)?;
+fn lora(mut f: Fields, base: &Path) -> Result<LoraUse, Error> {
+    let blocks = f.text("blocks").and_then(|t| LORA_BLOCKS.iter().find(|b| b.0 == t));
+    Ok(LoraUse {
+        file: f.path("file", base)?.unwrap_or_default(),
+        weight: f.number("weight").unwrap_or(1.0),
+        blocks: blocks.map(|b| b.1).unwrap_or_default(),
+    })
+}
+
+fn reference(mut f: Fields, base: &Path) -> Result<Reference, Error> {
     let mut r = Reference::new(f.path("image", base)?.unwrap_or_default());
     r.adapter = f.path("adapter", base)?;
     r.image_encoder = f.path("image_encoder", base)?;

@@ -88,9 +88,14 @@ impl Module {
         if let Some(t) = self.tensors.values().find(|t| t.is_empty()) {
             return Err(format!("holds a tensor without values, {t:?}"));
         }
+        if base.is_empty() {
+            return Err("changes a single number".into());
+        }
         let found = self.form()?.shape()?;
         let squeezed = |s: &[usize]| s.iter().copied().filter(|d| *d != 1).collect::<Vec<_>>();
-        if squeezed(&found) != squeezed(base) {
+        // LyCORIS writes the factors of a convolution flat.
+        let flat = [base[0], base[1..].iter().product()];
+        if squeezed(&found) != squeezed(base) && found != flat {
             return Err(format!("changes a weight of shape {found:?}, but the model's has {base:?}"));
         }
         match self.magnitude(base) {
