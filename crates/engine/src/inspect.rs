@@ -10,6 +10,7 @@ use crate::request::{PRESETS, Preset, Request};
 use crate::sampler::SchedulerConfig;
 use instantstyle_nets::clip::{TextEncoder, VisionEncoder};
 use instantstyle_nets::ip_adapter::{AdapterShape, IpAdapter, Kind};
+use instantstyle_nets::lora::{Lora, Part};
 use instantstyle_nets::unet::{Site, UNet, UNetConfig, covers, sites};
 use instantstyle_nets::vae::{Decoder, Encoder, VaeConfig};
 use instantstyle_nets::weights::Weights;
@@ -206,7 +207,7 @@ fn file(path: &Path, weights: &Weights) -> Result<Report, Error> {
     } else if weights.has_prefix("model.diffusion_model.") || weights.has_prefix("conditioner.embedders.") {
         single_file(path, weights)
     } else if LORA.iter().any(|k| any(k)) {
-        unsupported(path, "LoRA")
+        lora(path, weights)
     } else if any("controlnet_") || weights.has_prefix("control_model.") {
         unsupported(path, "ControlNet")
     } else if any("transformer.resblocks.") {
@@ -235,6 +236,30 @@ fn unsupported(path: &Path, what: &str) -> Report {
 /// Parts of the keys of LoRAs: kohya, peft, diffusers, LyCORIS.
 const LORA: &[&str] =
     &["lora_down", "lora_A", "lora.down", "_lora.", "lora_linear_layer", "hada_w", "lokr_w", "dora_scale"];
+
+fn lora(path: &Path, weights: &Weights) -> Report {
+    let mut report = Report::new(path, "LoRA");
+    let Some(lora) = report.check(Lora::of(weights).map_err(crate::model_error)) else { return report };
+    for (name, part) in
+        [("UNet layers", Part::UNet), ("text layers", Part::Text), ("text 2 layers", Part::Text2)]
+    {
+        if lora.len_of(part) > 0 {
+            report.fact(name, lora.len_of(part));
+        }
+    }
+    let width = lora.context_dim();
+    report
+        .fits
+        .extend(published().iter().filter(|(_, c)| Some(c.context_dim()) == width).map(|(name, _)| name));
+    if let Some(width) = width {
+        report.fact("token width", width);
+        report.needs.push(format!("a base model with cross-attention width {width}"));
+    }
+    if let Some(key) = lora.strange().first() {
+        report.fact("unknown keys", format!("{}, e.g. {key}", lora.strange().len()));
+    }
+    report
+}
 
 /// A checkpoint in the names of its first publication.
 fn single_file(path: &Path, weights: &Weights) -> Report {

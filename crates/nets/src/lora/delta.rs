@@ -50,6 +50,11 @@ impl Module {
             .or_else(|| of(Role::Lokr2B, 0))
     }
 
+    /// The shape of the weights that it changes; None if its parts do not fit together.
+    pub(super) fn shape(&self) -> Option<Vec<usize>> {
+        self.form().ok()?.shape().ok()
+    }
+
     fn form(&self) -> Result<Form<'_>, String> {
         let need =
             |role| self.get(role).ok_or_else(|| format!("its {role:?} is missing; the file is incomplete"));

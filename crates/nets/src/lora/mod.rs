@@ -96,6 +96,12 @@ impl Lora {
         &self.strange
     }
 
+    /// Width of the text tokens that it was made for, if it changes a layer that reads them.
+    pub fn context_dim(&self) -> Option<usize> {
+        let reads = |layer: &str| layer.ends_with("attn2_to_k") || layer.ends_with("attn2_to_v");
+        self.of_part(Part::UNet).find(|(layer, _)| reads(layer)).and_then(|(_, m)| m.shape()?.get(1).copied())
+    }
+
     /// Layers that it changes in one network.
     pub fn len_of(&self, part: Part) -> usize {
         self.of_part(part).count()
