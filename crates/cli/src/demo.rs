@@ -39,7 +39,7 @@ const fn method(
 
 const METHODS: &[Method] = &[
     method("none", "no reference", "the prompt alone", None, false),
-    method("plain", "IP-Adapter", "every block: the content leaks", Some(Preset::All), false),
+    method("plain", "IP-Adapter", "every block", Some(Preset::All), false),
     method("style", "InstantStyle", "the style block only", Some(Preset::Style), false),
     method("style-layout", "InstantStyle", "style and layout blocks", Some(Preset::StyleLayout), false),
     method("layout", "InstantStyle", "the layout block only", Some(Preset::Layout), false),
