@@ -369,3 +369,115 @@ impl Matrix {
         Matrix { rows: self.rows, columns: other.columns, data: out.into_data() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tensor(shape: &[usize], seed: usize) -> Stored {
+        let n: usize = shape.iter().product();
+        let values: Vec<f32> = (0..n).map(|i| ((i * 37 + seed * 101) % 23) as f32 / 11.0 - 1.0).collect();
+        Stored::from_f32(shape, &values).unwrap()
+    }
+
+    fn module(tensors: &[(Role, Stored)]) -> Module {
+        let mut module = Module::default();
+        tensors.iter().for_each(|(role, t)| module.insert(*role, t.clone()));
+        module
+    }
+
+    /// `Σ_ab core[a, b, p] left[a, o] right[b, i]`, as LyCORIS writes it (`i j ..., i p, j r -> p r ...`).
+    fn rebuilt(core: &Stored, left: &Stored, right: &Stored) -> Vec<f32> {
+        let (t, l, r) = (core.to_f32(), left.to_f32(), right.to_f32());
+        let ([ranks, outputs], inputs) = ([left.shape()[0], left.shape()[1]], right.shape()[1]);
+        let (other, patch) = (core.shape()[1], core.shape()[2] * core.shape()[3]);
+        let mut out = Vec::new();
+        for o in 0..outputs {
+            for i in 0..inputs {
+                for p in 0..patch {
+                    let term = |a: usize, b: usize| {
+                        t[(a * other + b) * patch + p] * l[a * outputs + o] * r[b * inputs + i]
+                    };
+                    out.push((0..ranks).map(|a| (0..other).map(|b| term(a, b)).sum::<f32>()).sum());
+                }
+            }
+        }
+        out
+    }
+
+    fn close(got: &[f32], want: &[f32]) {
+        assert_eq!(got.len(), want.len());
+        for (g, w) in got.iter().zip(want) {
+            assert!((g - w).abs() < 1e-4 * w.abs().max(1.0), "{g} for {w}");
+        }
+    }
+
+    #[test]
+    fn cores_of_convolutions() {
+        let base = [6, 4, 3, 3];
+        let (core, other) = (tensor(&[2, 3, 3, 3], 1), tensor(&[2, 3, 3, 3], 2));
+        let (left, right) = (tensor(&[2, 6], 3), tensor(&[3, 4], 4));
+        // LoCon keeps the left factor turned, [outputs, rank, 1, 1].
+        let up = Matrix::of(&left).transposed();
+        let up = Stored::from_f32([6, 2, 1, 1], &up.data).unwrap();
+        let down = right.reshape([3, 4, 1, 1]).unwrap();
+        let locon = module(&[(Role::Up, up), (Role::Down, down), (Role::Mid, core.clone())]);
+        let zeros = vec![0.0; 6 * 4 * 9];
+        locon.check(&base).unwrap();
+        close(&locon.delta(&base, &zeros, 1.0), &rebuilt(&core, &left, &right));
+
+        let (left2, right2) = (tensor(&[2, 6], 5), tensor(&[3, 4], 6));
+        let hada = module(&[
+            (Role::Hada1A, left.clone()),
+            (Role::Hada1B, right.clone()),
+            (Role::HadaCore1, core.clone()),
+            (Role::Hada2A, left2.clone()),
+            (Role::Hada2B, right2.clone()),
+            (Role::HadaCore2, other.clone()),
+        ]);
+        hada.check(&base).unwrap();
+        let (a, b) = (rebuilt(&core, &left, &right), rebuilt(&other, &left2, &right2));
+        let product: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a * b).collect();
+        close(&hada.delta(&base, &zeros, 1.0), &product);
+
+        // The core's factor is half as wide on both axes; each of the four numbers of w1 repeats it.
+        let (left, right) = (tensor(&[2, 3], 7), tensor(&[3, 2], 8));
+        let w1 = tensor(&[2, 2], 9);
+        let lokr = module(&[
+            (Role::Lokr1, w1.clone()),
+            (Role::Lokr2A, left.clone()),
+            (Role::Lokr2B, right.clone()),
+            (Role::LokrCore2, core.clone()),
+        ]);
+        lokr.check(&base).unwrap();
+        let (small, w1) = (rebuilt(&core, &left, &right), w1.to_f32());
+        let mut want = Vec::new();
+        for (o, i, p) in (0..6).flat_map(|o| (0..4).flat_map(move |i| (0..9).map(move |p| (o, i, p)))) {
+            want.push(w1[o / 3 * 2 + i / 2] * small[(o % 3 * 2 + i % 2) * 9 + p]);
+        }
+        close(&lokr.delta(&base, &zeros, 1.0), &want);
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_told() {
+        let lora = |up: &[usize], down: &[usize]| {
+            module(&[(Role::Up, tensor(up, 1)), (Role::Down, tensor(down, 2))])
+        };
+        assert!(lora(&[8, 2], &[2, 4]).check(&[8, 4]).is_ok());
+        assert!(lora(&[8, 2], &[2, 4]).check(&[8, 4, 1, 1]).is_ok());
+        for (up, down, word) in [
+            (&[8, 2][..], &[3, 4][..], "ranks 2 and 3"),
+            (&[8, 2], &[2, 5], "[8, 5]"),
+            (&[8], &[2, 4], "two axes"),
+            (&[0, 2], &[2, 4], "without values"),
+        ] {
+            let error = lora(up, down).check(&[8, 4]).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+        let mut few = lora(&[8, 2], &[2, 4]);
+        few.insert(Role::Magnitude, tensor(&[3], 1));
+        assert!(few.check(&[8, 4]).unwrap_err().contains("magnitudes"));
+        few.insert(Role::Magnitude, tensor(&[1, 4], 1));
+        assert_eq!(few.delta(&[8, 4], &[0.5; 32], 1.0).len(), 32);
+    }
+}
