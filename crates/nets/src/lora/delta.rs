@@ -123,7 +123,8 @@ impl Module {
         let mut delta = form.values();
         delta.iter_mut().for_each(|v| *v *= scale * weight);
         if let Some((by_input, lanes, magnitude)) = self.magnitude(base) {
-            let (row, patch) = (values.len() / base[0], base[2..].iter().product::<usize>());
+            let patch: usize = base.get(2..).unwrap_or(&[]).iter().product();
+            let row = values.len() / base[0];
             let lane = |i: usize| if by_input { i % row / patch } else { i / row };
             dora(values, &magnitude.to_f32(), lanes, lane, &mut delta);
         }
@@ -479,5 +480,10 @@ mod tests {
         assert!(few.check(&[8, 4]).unwrap_err().contains("magnitudes"));
         few.insert(Role::Magnitude, tensor(&[1, 4], 1));
         assert_eq!(few.delta(&[8, 4], &[0.5; 32], 1.0).len(), 32);
+        // A norm's weight has one axis.
+        let mut norm = lora(&[8, 1], &[1, 1]);
+        norm.insert(Role::Magnitude, tensor(&[8], 1));
+        norm.check(&[8]).unwrap();
+        assert_eq!(norm.delta(&[8], &[0.5; 8], 1.0).len(), 8);
     }
 }
