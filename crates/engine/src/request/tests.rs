@@ -30,6 +30,7 @@ fn a_whole_request_survives_the_round_trip() {
     let text = r#"{"model":"m","precision":"f32","device":"cpu","prompt":"a cat","negative_prompt":"","width":64,
         "height":48,"count":2,"seed":9,"steps":4,"guidance":5.0,"guidance_rescale":0.1,"clip_skip":1,"sampler":"euler",
         "init":{"image":"i","strength":1,"mask":"m","blend_px":1},
+        "loras":[{"file":"f","weight":1,"blocks":"style"}],
         "references":[{"image":"s.png","adapter":"/a.bin","inject":{"up_blocks.0.attentions.1":1.0,"mid_block":0.2},
         "weight":0.5,"subtract":{"text":"a rabbit","scale":0.5},"mask":"m.png","start":0.1,"end":0.9}]}"#;
     let request = parse(text).unwrap();
@@ -57,6 +58,8 @@ fn faults_name_the_field_and_what_is_allowed() {
         (r#"{"sampler":"eular"}"#, "sampler", "euler"),
         (r#"{"device":"tpu"}"#, "device", "cuda:N"),
         (r#"{"references":[{}]}"#, "references[0].image", "missing"),
+        (r#"{"loras":[{"weight":1}]}"#, "loras[0].file", "missing"),
+        (r#"{"loras":[{"file":"a","blocks":"styles"}]}"#, "loras[0].blocks", "did you mean style"),
         (r#"{"references":[{"image":"a","inject":"styl"}]}"#, "references[0].inject", "style+layout"),
         (
             r#"{"references":[{"image":"a","inject":{"up blocks":1}}]}"#,
@@ -174,6 +177,7 @@ fn the_tables_are_complete() {
     let text = r#"{"model":"m","precision":"f32","device":"cpu","prompt":"p","negative_prompt":"n","width":8,"height":8,
         "count":1,"seed":1,"steps":1,"guidance":1,"guidance_rescale":0,"clip_skip":0,"sampler":"euler",
         "init":{"image":"i","strength":1,"mask":"m","blend_px":1},
+        "loras":[{"file":"f","weight":1,"blocks":"style"}],
         "references":[{"image":"i","adapter":"a","image_encoder":"e","text_encoder":"t","inject":"all","weight":1,
         "subtract":{"text":"s","scale":1},"mask":"m","start":0,"end":1}]}"#;
     let stored = serde_json::to_value(parse(text).unwrap()).unwrap();
@@ -184,6 +188,7 @@ fn the_tables_are_complete() {
         |t: &[fields::Field]| t.iter().map(|f| f.name.to_owned()).collect::<std::collections::BTreeSet<_>>();
     assert_eq!(keys(&stored), names(fields::REQUEST));
     assert_eq!(keys(&stored["init"]), names(fields::INIT));
+    assert_eq!(keys(&stored["loras"][0]), names(fields::LORA));
     assert_eq!(keys(&stored["references"][0]), names(fields::REFERENCE));
     assert_eq!(keys(&stored["references"][0]["subtract"]), names(fields::SUBTRACT));
     assert_eq!(keys(&fields::schema()["properties"]), names(fields::REQUEST));
