@@ -20,7 +20,7 @@ from PIL import Image
 import networks
 import world
 
-STEPS = dict(vae=8500, clip=1000, judges=3500, decoder=3000, unet=12000, adapter=1500)
+STEPS = dict(vae=8500, clip=1000, judges=3500, decoder=3000, unet=12000, adapter=2500)
 PICTURES = 24000
 BATCH = 32  # of the UNet and the adapter
 # Deviations of the latents' channels as the UNet sees them: where the content is (flat, first and second order), the look.

@@ -33,7 +33,10 @@ def generator(seed):
 
 def versions():
     import diffusers
+    from importlib.metadata import version
+
     import numpy
+    import peft
     import PIL
     import scipy
     import tokenizers
@@ -43,6 +46,8 @@ def versions():
         "torch": torch.__version__.split("+")[0],
         "diffusers": diffusers.__version__,
         "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "lycoris-lora": version("lycoris-lora"),
         "tokenizers": tokenizers.__version__,
         "pillow": PIL.__version__,
         "numpy": numpy.__version__,

@@ -1,6 +1,7 @@
 //! LoRAs of a request: fitted to the model's headers in the plan, merged into its weights when these are loaded.
 
 use crate::error::Error;
+use crate::family::Family;
 use crate::model::Place;
 use crate::model_error;
 use crate::plan::Plan;
@@ -33,11 +34,11 @@ pub(crate) fn planned(
     place: Place,
     model: &Place,
     unet: &UNetConfig,
-    blocks: &[(&str, &'static str)],
-    family: &str,
+    family: &Family,
 ) -> Result<PlannedLora, Error> {
     let lora = Lora::of(&place.weights()?).map_err(model_error)?;
-    let only = only(field, used.blocks, blocks, family)?;
+    let only = only(field, used.blocks, family)?;
+    let title = family.title;
     let (mut fit, mut all) = (Fit::default(), lora.len());
     for (folder, part) in PARTS {
         let place = model.join(folder);
@@ -52,7 +53,7 @@ pub(crate) fn planned(
     }
     if let Some(wrong) = fit.misshapen.first() {
         return Err(place.error(format!(
-            "is a LoRA for another family than this {family} model: {} of its {all} layers fit, {} have another shape; {wrong}",
+            "is a LoRA for another family than this {title} model: {} of its {all} layers fit, {} have another shape; {wrong}",
             fit.fitting.len(),
             fit.misshapen.len()
         )));
@@ -65,7 +66,7 @@ pub(crate) fn planned(
     if fit.fitting.is_empty() {
         let of = only.map_or_else(String::new, |only| format!(" under {only}"));
         return Err(place.error(format!(
-            "changes no layer of this {family} model{of}: none of its {} layers is known; is it for another family?",
+            "changes no layer of this {title} model{of}: none of its {} layers is known; is it for another family?",
             lora.len()
         )));
     }
@@ -83,20 +84,15 @@ pub(crate) fn planned(
 }
 
 /// The part of the UNet that a part of a B-LoRA is held to.
-fn only(
-    field: &str,
-    blocks: LoraBlocks,
-    known: &[(&str, &'static str)],
-    family: &str,
-) -> Result<Option<&'static str>, Error> {
+fn only(field: &str, blocks: LoraBlocks, family: &Family) -> Result<Option<&'static str>, Error> {
     let Some((name, ..)) = LORA_BLOCKS.iter().find(|b| b.1 == blocks && blocks != LoraBlocks::All) else {
         return Ok(None);
     };
-    let path = known.iter().find(|(n, _)| n == name).map(|(_, path)| *path);
+    let path = family.b_lora.iter().find(|(n, _)| n == name).map(|(_, path)| *path);
     path.map(Some).ok_or_else(|| {
         Error::request(
             format!("{field}.blocks"),
-            format!("is \"{name}\", but B-LoRA's blocks are known for SDXL only, and this is a {family} model; use \"all\""),
+            format!("is \"{name}\", but B-LoRA's blocks are known for SDXL only, and this is a {} model; use \"all\"", family.title),
         )
     })
 }

@@ -134,7 +134,7 @@ impl Plan {
         let planned_lora = |(i, used): (usize, &LoraUse)| {
             let field = format!("loras[{i}]");
             let place = file(&field, "file", &used.file)?;
-            loras::planned(&field, used, place, &model, &unet, family.b_lora, family.title)
+            loras::planned(&field, used, place, &model, &unet, family)
         };
         let loras = request.loras.iter().enumerate().map(planned_lora).collect::<Result<Vec<_>, _>>()?;
         let context =
