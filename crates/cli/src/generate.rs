@@ -28,6 +28,7 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
 
     let mut progress = Progress::new(arguments.get_flag("quiet"), stop.clone());
     let (outputs, timings) = generate_timed(&plan, &mut progress)?;
+    let calls_s = progress.calls_s().to_vec();
     drop(progress);
     let mut files = Files::default();
     for (i, (output, file)) in outputs.iter().zip(&pictures).enumerate() {
@@ -42,7 +43,9 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
     files.finish()?;
 
     if arguments.get_flag("json") {
-        return print(format!("{:#}\n", report(&plan, &outputs, &pictures, latents, &timings)).as_bytes());
+        return print(
+            format!("{:#}\n", report(&plan, &outputs, &pictures, latents, &timings, &calls_s)).as_bytes(),
+        );
     }
     print(pictures.iter().map(|f| format!("{}\n", f.display())).collect::<String>().as_bytes())
 }
@@ -107,6 +110,7 @@ fn report(
     pictures: &[PathBuf],
     latents: Option<&PathBuf>,
     t: &Timings,
+    calls_s: &[f64],
 ) -> Value {
     let pictures: Vec<Value> =
         outputs.iter().zip(pictures).map(|(o, f)| json!({ "path": shown(f), "seed": o.seed })).collect();
@@ -116,6 +120,7 @@ fn report(
         "latents": latents.map(|l| shown(l)),
         "seconds": {
             "encode": t.encode_s, "prepare": t.prepare_s, "denoise": t.denoise_s, "decode": t.decode_s, "total": total,
+            "calls": calls_s,
         },
         "plan": plan.to_json(),
     })

@@ -21,6 +21,9 @@ pub struct Progress {
     /// Since denoising began, and of the last line.
     since: Instant,
     last: Instant,
+    /// Since the last model call, and the seconds of every call.
+    lap: Instant,
+    calls_s: Vec<f64>,
 }
 
 impl Progress {
@@ -28,7 +31,10 @@ impl Progress {
     pub fn new(quiet: bool, stop: Arc<AtomicBool>) -> Self {
         let lines = !std::io::stderr().is_terminal();
         let bar = bar(quiet || lines, 0, "{msg:10} [{bar:40}] {pos}/{len} {elapsed} < {eta}");
-        Progress { bar, quiet, lines: lines && !quiet, stop, since: Instant::now(), last: Instant::now() }
+        let mut progress = Progress::inner(&bar, stop);
+        progress.quiet = quiet;
+        progress.lines = lines && !quiet;
+        progress
     }
 
     /// Where a caller shows the progress of a whole series: only passes Ctrl-C on.
@@ -40,7 +46,14 @@ impl Progress {
             stop,
             since: Instant::now(),
             last: Instant::now(),
+            lap: Instant::now(),
+            calls_s: Vec::new(),
         }
+    }
+
+    /// Seconds of each model call so far, the first with what is done once in it.
+    pub fn calls_s(&self) -> &[f64] {
+        &self.calls_s
     }
 
     fn step(&mut self, done: usize, all: usize, what: String) {
@@ -65,6 +78,14 @@ pub fn bar(hidden: bool, length: u64, template: &str) -> ProgressBar {
 
 impl Observer for Progress {
     fn event(&mut self, event: Event) {
+        match event {
+            Event::Stage(_) => self.lap = Instant::now(),
+            Event::Step { .. } => {
+                self.calls_s.push(self.lap.elapsed().as_secs_f64());
+                self.lap = Instant::now();
+            }
+            Event::Notice(_) => {}
+        }
         if self.quiet {
             return;
         }

@@ -357,6 +357,10 @@ fn json_speaks_of_results_and_errors() {
     let report: serde_json::Value = serde_json::from_slice(&out.stdout).expect("one JSON object");
     assert_eq!(report["pictures"][0]["path"], at("x.png"));
     assert_eq!(report["plan"]["request"]["steps"], 5);
+    let calls = report["seconds"]["calls"].as_array().expect("a list");
+    assert_eq!(Some(calls.len() as u64), report["plan"]["model_calls"].as_u64());
+    let sum: f64 = calls.iter().filter_map(serde_json::Value::as_f64).sum();
+    assert!(sum > 0.0 && sum <= report["seconds"]["total"].as_f64().expect("a number"), "{report}");
     let out = run(&["generate", "--job", &job, "--json", "--steps", "0"]);
     let report: serde_json::Value = serde_json::from_slice(&out.stdout).expect("one JSON object");
     assert_eq!(

@@ -1,0 +1,165 @@
+"""Seconds of one guided UNet step (two rows) at full size: this program, PyTorch and OpenVINO taking turns in one run.
+
+    step.py FAMILY FOLDER [--size 512] [--rounds 3] [--precisions f32,bf16] [--engines instantstyle,torch,openvino]
+
+FOLDER comes from make_fullsize.py. Needs torch, diffusers, openvino. Prints a table of minimum and median, the load before
+each turn (other processes' share of the CPUs), and the distance of each engine's answer from torch's in f32.
+"""
+import argparse
+import gc
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+PROGRAM = os.environ.get("INSTANTSTYLE", f"{HERE}/../../target/release/instantstyle")
+
+
+def busy():
+    """Jiffies of all CPUs: (spent, in all)."""
+    with open("/proc/stat") as f:
+        v = [int(x) for x in f.readline().split()[1:9]]
+    return sum(v) - v[3] - v[4], sum(v)
+
+
+def own():
+    t = os.times()
+    return (t.user + t.system + t.children_user + t.children_system) * os.sysconf("SC_CLK_TCK")
+
+
+class Turn:
+    """Share of the CPUs' time that went to other processes while it lasted, in percent."""
+
+    def __enter__(self):
+        self.before, self.mine = busy(), own()
+        return self
+
+    def __exit__(self, *_):
+        spent, total = (b - a for a, b in zip(self.before, busy()))
+        self.others = 100 * max(0., spent - (own() - self.mine)) / max(1, total)
+
+
+def inputs(family, side):
+    g = torch.Generator().manual_seed(0)
+    r = lambda *s: torch.randn(*s, generator=g)
+    x, t = r(2, 4, side, side), torch.tensor([500.])
+    if family == "sd15":
+        return x, t, r(2, 77, 768)
+    return x, t, r(2, 77, 2048), r(2, 1280), torch.tensor([[side * 8., side * 8, 0, 0, side * 8, side * 8]]).repeat(2, 1)
+
+
+class Whole(torch.nn.Module):
+    """The UNet with plain arguments, as converters want it."""
+
+    def __init__(self, unet):
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, x, t, states, pooled=None, ids=None):
+        added = None if pooled is None else {"text_embeds": pooled, "time_ids": ids}
+        return self.unet(x, t, states, added_cond_kwargs=added, return_dict=False)[0]
+
+
+def load(folder, dtype):
+    return Whole(UNet2DConditionModel.from_pretrained(f"{folder}/unet", torch_dtype=dtype).eval())
+
+
+def torch_engine(a, precision, given):
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
+    model = load(a.folder, dtype)
+    # channels-last is what torch's own advice for CPUs is.
+    model = model.to(memory_format=torch.channels_last)
+    given = [v.to(dtype) for v in given]
+    given[0] = given[0].contiguous(memory_format=torch.channels_last)
+
+    def run():
+        with torch.inference_mode():
+            return model(*given).float().numpy()
+    return run
+
+
+def openvino_engine(a, precision, given):
+    import openvino as ov
+    path = f"{a.folder}/unet/openvino_{a.size}.xml"
+    if not os.path.exists(path):
+        model = load(a.folder, torch.float32)
+        with torch.inference_mode():
+            converted = ov.convert_model(model, example_input=tuple(given), input=[tuple(v.shape) for v in given])
+        ov.save_model(converted, path, compress_to_fp16=True)
+        del model, converted
+        gc.collect()
+    core = ov.Core()
+    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY",
+                                                "INFERENCE_NUM_THREADS": os.cpu_count()})
+    request, arrays = compiled.create_infer_request(), [v.numpy() for v in given]
+    return lambda: request.infer(arrays)[0].astype(np.float32)
+
+
+def ours(a, precision):
+    """Model calls of a whole picture, without the first, which packs weights."""
+    with tempfile.TemporaryDirectory() as work:
+        out = subprocess.run(
+            [PROGRAM, "generate", "--model", a.folder, "--prompt", "a cat", "--negative-prompt", "", "--guidance", "5", "--sampler",
+             "euler", "--steps", str(a.steps + 1), "--width", str(a.size), "--height", str(a.size), "--precision", precision,
+             "--json", "--quiet", "--out", f"{work}/o.png"], capture_output=True, text=True)
+    if out.returncode:
+        sys.exit(out.stderr or out.stdout)
+    return json.loads(out.stdout)["seconds"]["calls"][1:]
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("family", choices=["sd15", "sdxl"])
+    p.add_argument("folder")
+    p.add_argument("--size", type=int, default=512)
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--steps", type=int, default=2, help="timed steps a turn")
+    p.add_argument("--precisions", default="f32,bf16")
+    p.add_argument("--engines", default="instantstyle,torch,openvino")
+    a = p.parse_args()
+    torch.set_num_threads(os.cpu_count())
+    given = inputs(a.family, a.size // 8)
+    for precision in a.precisions.split(","):
+        times, others, answers = {}, {}, {}
+        engines = a.engines.split(",")
+        runs = {}
+        for name in engines:
+            # int8 has no peer here: OpenVINO's needs a quantised model of its own.
+            if name != "instantstyle" and precision in ("f32", "bf16"):
+                runs[name] = (torch_engine if name == "torch" else openvino_engine)(a, precision, given)
+                answers[name] = runs[name]()
+        for _ in range(a.rounds):
+            for name in engines:
+                if name == "instantstyle" or name in runs:
+                    with Turn() as turn:
+                        if name == "instantstyle":
+                            row = ours(a, precision)
+                        else:
+                            row = []
+                            for _ in range(a.steps):
+                                start = time.time()
+                                runs[name]()
+                                row.append(time.time() - start)
+                    times.setdefault(name, []).extend(row)
+                    others.setdefault(name, []).append(turn.others)
+        for name, t in times.items():
+            peers = [min(v) for n, v in times.items() if n != "instantstyle"]
+            ratio = f", fastest peer / ours {min(peers) / min(t):.2f}" if name == "instantstyle" and peers else ""
+            print(f"{a.family} {a.size} {precision} {name}: min {min(t):.2f} s, median {statistics.median(t):.2f} s of {len(t)}, "
+                  f"others' CPU {max(others[name]):.0f} %{ratio}", flush=True)
+        if len(answers) == 2:
+            x, y = answers.values()
+            print(f"  {' and '.join(answers)} differ by {np.linalg.norm(x - y) / np.linalg.norm(x):.1e}", flush=True)
+        runs.clear()
+        gc.collect()
+
+
+main()
