@@ -8,7 +8,7 @@ use crate::rng::TorchRng;
 use crate::sampler;
 use crate::{Event, Observer};
 use instantstyle_nets::Tensor;
-use instantstyle_nets::unet::{Added, Injections, TextContext, Times, UNet};
+use instantstyle_nets::unet::{Added, Conditions, Injections, TextContext, Times, UNet};
 
 /// Everything that stays the same over the steps and over the pictures of one request.
 pub struct Conditioning {
@@ -90,8 +90,13 @@ pub fn denoise(
             None => row,
         };
         let batch = if plan.guided() { Tensor::stack(&[&row, &row]) } else { row };
-        let out =
-            unet.forward(&batch, call, &conditioning.times, &conditioning.text, &conditioning.injections);
+        let conditions = Conditions {
+            times: &conditioning.times,
+            text: &conditioning.text,
+            injections: &conditioning.injections,
+            residuals: None,
+        };
+        let out = unet.forward(&batch, call, &conditions);
         let prediction = if plan.guided() {
             let (uncond, cond) = out.data().split_at(n);
             let rescale = plan.request().guidance_rescale.unwrap_or(0.0);

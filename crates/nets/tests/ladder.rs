@@ -3,7 +3,7 @@
 use instantstyle_nets::Tensor;
 use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
 use instantstyle_nets::ip_adapter::{IpAdapter, Kind};
-use instantstyle_nets::unet::{Added, Branch, Injections, UNet, UNetConfig, covers};
+use instantstyle_nets::unet::{Added, Branch, Conditions, Injections, UNet, UNetConfig, covers};
 use instantstyle_nets::vae::{Decoder, Encoder, VaeConfig};
 use instantstyle_nets::weights::Weights;
 use std::path::{Path, PathBuf};
@@ -83,7 +83,9 @@ fn forward_seen(
         w.get(&key("time_ids")).map(|t| t.to_f32().as_chunks::<6>().0.to_vec()).unwrap_or_default();
     let added = pooled.as_ref().map(|pooled| Added { pooled, sizes: &sizes });
     let times = unet.times(&[timestep], sample.dim(0), added.as_ref(), None);
-    unet.forward_seen(&sample, 0, &times, &unet.text(&tensor(w, &key("context"))), injections, seen)
+    let text = unet.text(&tensor(w, &key("context")));
+    let conditions = Conditions { times: &times, text: &text, injections, residuals: None };
+    unet.forward_seen(&sample, 0, &conditions, seen)
 }
 
 #[test]

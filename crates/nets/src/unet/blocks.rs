@@ -1,6 +1,7 @@
 //! Resnets and spatial transformers of the UNet.
 
-use super::{Counter, KeyValue, LevelConfig, Pass, UNetConfig};
+use super::trunk::{Counter, Pass};
+use super::{KeyValue, LevelConfig, UNetConfig};
 use crate::error::ModelError;
 use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear, attend, attend_add, geglu};
 use crate::load::Loader;
@@ -11,7 +12,7 @@ const SPATIAL_EPS: f32 = 1e-6;
 /// torch's default for layer norms.
 const LAYER_EPS: f32 = 1e-5;
 
-pub(super) struct Resnet {
+pub(crate) struct Resnet {
     norm1: GroupNorm,
     conv1: Conv2d,
     pub(super) time: Linear,
@@ -63,7 +64,7 @@ impl Resnet {
     }
 }
 
-pub(super) struct Attention {
+pub(crate) struct Attention {
     q: Linear,
     k: Linear,
     v: Linear,
@@ -88,7 +89,7 @@ impl Attention {
 }
 
 /// One transformer block: a site.
-pub(super) struct Transformer {
+pub(crate) struct Transformer {
     norm1: LayerNorm,
     self_attention: Attention,
     norm2: LayerNorm,
@@ -122,7 +123,7 @@ impl Transformer {
         let x = a.out.forward_add(&attend(&a.q.forward(&n), &k, &v, a.heads, false), &x);
         let a = &self.cross_attention;
         let q = a.q.forward(&self.norm2.forward(&x));
-        let text = &pass.text.0[self.site];
+        let text = pass.text_at(self.site);
         let mut attended = attend(&q, &text.k, &text.v, a.heads, false);
         for branch in pass.injections.at(self.site, pass.step) {
             let KeyValue { k, v } = &branch.tokens;
@@ -135,7 +136,7 @@ impl Transformer {
 }
 
 /// A stack of transformer blocks over all pixels, with a residual around it.
-pub(super) struct Spatial {
+pub(crate) struct Spatial {
     norm: GroupNorm,
     proj_in: Linear,
     pub(super) blocks: Vec<Transformer>,

@@ -41,7 +41,7 @@ pub struct UNetConfig {
     pub levels: Vec<LevelConfig>,
     /// Whether level i has attention on the way up, in up order (coarsest first).
     pub up_attention: Vec<bool>,
-    /// The middle block's transformer depth, or None if there is no middle block.
+    /// The middle block's transformer depth; 0 if it is a single resnet; None if there is no middle block.
     pub mid: Option<usize>,
     /// Groups of the norms.
     pub groups: usize,
@@ -150,11 +150,13 @@ impl UNetConfig {
         let mid = match json.get("mid_block_type") {
             None => Some(transformers[levels - 1]),
             Some(Value::String(s)) if s == "UNetMidBlock2DCrossAttn" => Some(transformers[levels - 1]),
+            // diffusers builds it with no further layer and no attention.
+            Some(Value::String(s)) if s == "UNetMidBlock2D" => Some(0),
             Some(Value::Null) => None,
             Some(other) => {
                 return Err(field.error(
                     "mid_block_type",
-                    &format!("{other} is not supported (UNetMidBlock2DCrossAttn or null is)"),
+                    &format!("{other} is not supported (UNetMidBlock2DCrossAttn, UNetMidBlock2D or null is)"),
                 ));
             }
         };
