@@ -18,6 +18,20 @@ pub struct Conditioning {
     pub times: Times,
     /// Image tokens.
     pub injections: Injections,
+    /// The positive row alone, for the calls outside the window of guidance.
+    pub alone: Option<Box<Conditioning>>,
+}
+
+impl Conditioning {
+    /// Of row `i` of the batch alone.
+    fn row(&self, i: usize) -> Self {
+        Conditioning {
+            text: self.text.row(i),
+            times: self.times.row(i),
+            injections: self.injections.row(i),
+            alone: None,
+        }
+    }
 }
 
 /// Computes what does not change: rows are negative and positive, or the positive alone.
@@ -53,7 +67,11 @@ pub fn prepare(
     let sampler = build(plan)?;
     let times =
         unet.times(&sampler.timesteps()[plan.first_call..], rows, added.as_ref(), Some(plan.guidance));
-    Ok(Conditioning { text: unet.text(tokens), times, injections })
+    let mut conditioning = Conditioning { text: unet.text(tokens), times, injections, alone: None };
+    if plan.guided() && plan.guided_calls.len() < plan.calls() {
+        conditioning.alone = Some(Box::new(conditioning.row(1)));
+    }
+    Ok(conditioning)
 }
 
 fn build(plan: &Plan) -> Result<Box<dyn sampler::Sampler>, Error> {
@@ -89,15 +107,13 @@ pub fn denoise(
             Some(beside) => row.concat_channels(beside),
             None => row,
         };
-        let batch = if plan.guided() { Tensor::stack(&[&row, &row]) } else { row };
-        let conditions = Conditions {
-            times: &conditioning.times,
-            text: &conditioning.text,
-            injections: &conditioning.injections,
-            residuals: None,
-        };
+        let guided = plan.guided() && plan.guided_calls.contains(&call);
+        let now = conditioning.alone.as_deref().filter(|_| !guided).unwrap_or(conditioning);
+        let batch = if guided { Tensor::stack(&[&row, &row]) } else { row };
+        let conditions =
+            Conditions { times: &now.times, text: &now.text, injections: &now.injections, residuals: None };
         let out = unet.forward(&batch, call, &conditions);
-        let prediction = if plan.guided() {
+        let prediction = if guided {
             let (uncond, cond) = out.data().split_at(n);
             let rescale = plan.request().guidance_rescale.unwrap_or(0.0);
             guide(uncond, cond, plan.guidance as f32, rescale as f32)

@@ -63,6 +63,17 @@ impl Tensor {
         Tensor::new(shape, self.data)
     }
 
+    /// Index `i` of axis 0, which stays, with length 1.
+    ///
+    /// # Panics
+    /// If there is no such index.
+    pub fn row(&self, i: usize) -> Self {
+        let mut shape = self.shape.clone();
+        let n = self.data.len() / shape[0];
+        shape[0] = 1;
+        Tensor { shape, data: self.data[i * n..(i + 1) * n].to_vec() }
+    }
+
     /// Joins along the last axis.
     ///
     /// # Panics
@@ -129,5 +140,6 @@ mod tests {
         assert_eq!(joined.shape(), [2, 3, 2]);
         assert_eq!(joined.data(), [1., 2., 0., 1., 2., 3., 3., 4., 4., 5., 6., 7.]);
         assert_eq!(Tensor::stack(&[&b, &b]).shape(), [4, 1, 1]);
+        assert_eq!(joined.row(1), Tensor::new([1, 3, 2], vec![3., 4., 4., 5., 6., 7.]));
     }
 }

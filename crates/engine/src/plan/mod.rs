@@ -10,7 +10,7 @@ pub use references::PlannedReference;
 
 use crate::error::Error;
 use crate::family::{self, Family};
-use crate::injection::groups;
+use crate::injection::{groups, window};
 use crate::loras::{self, PlannedLora};
 use crate::model::{EMBEDDED, Place};
 use crate::model_error;
@@ -22,6 +22,7 @@ use instantstyle_nets::vae::VaeConfig;
 use places::{file, model_index, model_name, model_place};
 use references::Context;
 use serde_json::{Value, json};
+use std::ops::Range;
 
 /// A request, resolved: complete and immutable.
 #[derive(Clone)]
@@ -46,6 +47,8 @@ pub struct Plan {
     /// The sampler's call at which sampling starts: later than 0 where a picture is the start.
     pub(crate) first_call: usize,
     calls: usize,
+    /// The model calls with guidance.
+    pub(crate) guided_calls: std::ops::Range<usize>,
 }
 
 /// Settings that neither the request nor the card gives: InstantStyle's reference scripts.
@@ -165,6 +168,11 @@ impl Plan {
             references,
             first_call,
             calls,
+            guided_calls: window(
+                request.guidance_start.unwrap_or(0.0),
+                request.guidance_end.unwrap_or(1.0),
+                calls,
+            ),
         })
     }
 
@@ -247,6 +255,7 @@ impl Plan {
             "sampler": self.request.sampler.clone().or_else(|| self.scheduler.class_name().map(str::to_owned)),
             "model_calls": self.calls,
             "rows_per_call": if self.guided() { 2 } else { 1 },
+            "guided_calls": if self.guided() { json!([self.guided_calls.start, self.guided_calls.end]) } else { json!([0, 0]) },
             "latents": [self.vae.latent_channels, self.height / self.vae.factor(), self.width / self.vae.factor()],
             "loras": loras,
             "references": references,
@@ -273,6 +282,10 @@ impl std::fmt::Display for Plan {
             "sampler    {sampler}, {} steps, {} model calls, guidance {}",
             self.steps, self.calls, self.guidance
         )?;
+        if self.guided() && self.guided_calls.len() < self.calls {
+            let Range { start, end } = self.guided_calls;
+            writeln!(f, "guidance   in model calls {} to {end} only", start + 1)?;
+        }
         if let Some(init) = &self.init {
             let verb = if init.mask.is_some() { "repaints a part of" } else { "starts from" };
             writeln!(f, "init       {verb} {}, strength {}", init.image.path().display(), init.strength)?;

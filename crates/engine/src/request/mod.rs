@@ -234,6 +234,12 @@ pub struct Request {
     /// Rescaling of the guided prediction, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_rescale: Option<f64>,
+    /// Start of the window of guidance, as a part of the sampling; outside it the prompt alone leads.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_start: Option<f64>,
+    /// End of the window of guidance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guidance_end: Option<f64>,
     /// Layers of the text encoder to skip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<usize>,

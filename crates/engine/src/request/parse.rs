@@ -167,12 +167,21 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
         steps: small(f.whole("steps")),
         guidance: f.number("guidance"),
         guidance_rescale: f.number("guidance_rescale"),
+        guidance_start: f.number("guidance_start"),
+        guidance_end: f.number("guidance_end"),
         clip_skip: small(f.whole("clip_skip")),
         sampler: f.text("sampler"),
         init,
         loras,
         references,
     };
+    let (start, end) = (request.guidance_start.unwrap_or(0.0), request.guidance_end.unwrap_or(1.0));
+    if start > end {
+        return Err(Error::request(
+            "guidance_start",
+            format!("is {start}, after guidance_end, which is {end}"),
+        ));
+    }
     let (seed, count) = (request.seed.unwrap_or(0), request.count.unwrap_or(1));
     if seed.checked_add(count as u64 - 1).is_none() {
         return Err(Error::request(

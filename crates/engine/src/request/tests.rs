@@ -54,6 +54,8 @@ fn faults_name_the_field_and_what_is_allowed() {
         (r#"{"guidance":1e999}"#, "request", "JSON"),
         (r#"{"guidance":NaN}"#, "request", "NaN and Infinity are not JSON"),
         (r#"{"guidance":-3}"#, "guidance", "0 to 100"),
+        (r#"{"guidance_end":1.5}"#, "guidance_end", "0 to 1"),
+        (r#"{"guidance_start":0.8,"guidance_end":0.5}"#, "guidance_start", "after guidance_end"),
         (r#"{"seed":1,"seed":2}"#, "seed", "twice"),
         (r#"{"sampler":"eular"}"#, "sampler", "euler"),
         (r#"{"device":"tpu"}"#, "device", "cuda:N"),
@@ -175,7 +177,7 @@ fn the_short_form_of_inject() {
 #[test]
 fn the_tables_are_complete() {
     let text = r#"{"model":"m","precision":"f32","device":"cpu","prompt":"p","negative_prompt":"n","width":8,"height":8,
-        "count":1,"seed":1,"steps":1,"guidance":1,"guidance_rescale":0,"clip_skip":0,"sampler":"euler",
+        "count":1,"seed":1,"steps":1,"guidance":1,"guidance_rescale":0,"guidance_start":0,"guidance_end":1,"clip_skip":0,"sampler":"euler",
         "init":{"image":"i","strength":1,"mask":"m","blend_px":1},
         "loras":[{"file":"f","weight":1,"blocks":"style"}],
         "references":[{"image":"i","adapter":"a","image_encoder":"e","text_encoder":"t","inject":"all","weight":1,

@@ -12,6 +12,13 @@ pub struct KeyValue {
     pub v: Tensor,
 }
 
+impl KeyValue {
+    /// Those of row `i` of the batch alone.
+    pub fn row(&self, i: usize) -> Self {
+        KeyValue { k: self.k.row(i), v: self.v.row(i) }
+    }
+}
+
 /// One attention added at one site: `weight · mask · Attn(Q, K, V)`.
 #[derive(Clone)]
 pub struct Branch {
@@ -33,6 +40,12 @@ impl Injections {
     /// Adds a branch at a site (index into [`super::UNet::sites`]).
     pub fn push(&mut self, site: usize, branch: Branch) {
         self.0.entry(site).or_default().push(branch);
+    }
+
+    /// What row `i` of the batch gets, alone.
+    pub fn row(&self, i: usize) -> Self {
+        let row = |b: &Branch| Branch { tokens: b.tokens.row(i), ..b.clone() };
+        Injections(self.0.iter().map(|(site, b)| (*site, b.iter().map(row).collect())).collect())
     }
 
     /// True if nothing is injected anywhere.

@@ -50,6 +50,11 @@ pub struct Added<'a> {
 pub struct TextContext(Vec<KeyValue>);
 
 impl TextContext {
+    /// Of row `i` of the batch alone.
+    pub fn row(&self, i: usize) -> Self {
+        TextContext(self.0.iter().map(|kv| kv.row(i)).collect())
+    }
+
     pub(crate) fn of<'a>(spatials: impl Iterator<Item = &'a Spatial>, tokens: &Tensor) -> Self {
         let blocks = spatials.flat_map(|s| &s.blocks);
         TextContext(blocks.map(|b| b.cross_attention.key_value(tokens)).collect())
@@ -64,6 +69,16 @@ pub struct Times {
 }
 
 impl Times {
+    /// Of row `i` of the batch alone.
+    pub fn row(&self, i: usize) -> Self {
+        let row = |t: &Tensor| {
+            let n = t.channels();
+            let rows = t.data().chunks_exact(n).skip(i).step_by(self.batch);
+            Tensor::new([t.dim(0) / self.batch, n], rows.flatten().copied().collect())
+        };
+        Times { per_resnet: self.per_resnet.iter().map(row).collect(), batch: 1 }
+    }
+
     pub(crate) fn of<'a>(resnets: impl Iterator<Item = &'a Resnet>, emb: &Tensor, batch: usize) -> Self {
         Times { per_resnet: resnets.map(|r| r.time.forward(emb)).collect(), batch }
     }
