@@ -96,6 +96,7 @@ pub fn denoise(
     let start = Start::draw(plan, init, sampler.as_ref(), &mut rng);
     let mut x = start.sample.clone();
     let (first, calls) = (plan.first_call, plan.calls());
+    let mut deep: Option<Tensor> = None;
     for call in 0..calls {
         if observer.cancelled() {
             return Err(Error::Cancelled);
@@ -112,7 +113,19 @@ pub fn denoise(
         let batch = if guided { Tensor::stack(&[&row, &row]) } else { row };
         let conditions =
             Conditions { times: &now.times, text: &now.text, injections: &now.injections, residuals: None };
-        let out = unet.forward(&batch, call, &conditions);
+        let out = match &deep {
+            _ if plan.deep_cache() == 1 => unet.forward(&batch, call, &conditions),
+            Some(kept) if call % plan.deep_cache() > 0 && kept.dim(0) >= batch.dim(0) => {
+                // Where guidance has ended since, the prompt's row goes on alone.
+                let alone = (kept.dim(0) > batch.dim(0)).then(|| kept.row(1));
+                unet.forward_shallow(&batch, call, &conditions, alone.as_ref().unwrap_or(kept))
+            }
+            _ => {
+                let (out, kept) = unet.forward_keeping(&batch, call, &conditions);
+                deep = Some(kept);
+                out
+            }
+        };
         let prediction = if guided {
             let (uncond, cond) = out.data().split_at(n);
             let rescale = plan.request().guidance_rescale.unwrap_or(0.0);

@@ -39,3 +39,20 @@ fn a_window_of_guidance_over_everything_is_plain_guidance_and_none_is_no_guidanc
         assert!(near > 1e-4 && far > 1e-4, "{case}: {near:.1e} {far:.1e}");
     }
 }
+
+#[test]
+fn deep_features_kept_for_one_call_change_nothing_and_for_more_only_a_little() {
+    for case in CASES {
+        let steps = 12;
+        let plain = latents(case, json!({ "steps": steps }));
+        assert_eq!(latents(case, json!({ "steps": steps, "deep_cache": 1 })), plain, "{case}");
+        let two = testkit::distance(&latents(case, json!({ "steps": steps, "deep_cache": 2 })), &plain);
+        let all = testkit::distance(&latents(case, json!({ "steps": steps, "deep_cache": 100 })), &plain);
+        assert!(two > 1e-6 && two < all, "{case}: {two:.1e} {all:.1e}");
+        // With a window of guidance that ends or begins between full calls.
+        for window in [json!([0.0, 0.5]), json!([0.5, 1.0])] {
+            let changes = json!({ "steps": steps, "deep_cache": 3, "guidance_start": window[0], "guidance_end": window[1] });
+            assert!(latents(case, changes).iter().all(|v| v.is_finite()), "{case}");
+        }
+    }
+}

@@ -71,6 +71,19 @@ fn forward_seen(
     injections: &Injections,
     seen: &mut dyn FnMut(std::fmt::Arguments, &Tensor),
 ) -> Tensor {
+    conditioned(unet, w, prefix, injections, |sample, conditions| {
+        unet.forward_seen(sample, 0, conditions, seen)
+    })
+}
+
+/// Calls `forward` with the latents and the conditions of a fixture.
+fn conditioned(
+    unet: &UNet,
+    w: &Weights,
+    prefix: &str,
+    injections: &Injections,
+    forward: impl FnOnce(&Tensor, &Conditions) -> Tensor,
+) -> Tensor {
     let key = |k: &str| format!("{prefix}{k}");
     let sample = last(&tensor(w, &key("sample")));
     let timestep = w.get(&key("timestep")).expect("a timestep");
@@ -85,7 +98,22 @@ fn forward_seen(
     let times = unet.times(&[timestep], sample.dim(0), added.as_ref(), None);
     let text = unet.text(&tensor(w, &key("context")));
     let conditions = Conditions { times: &times, text: &text, injections, residuals: None };
-    unet.forward_seen(&sample, 0, &conditions, seen)
+    forward(&sample, &conditions)
+}
+
+#[test]
+fn deep_features_of_the_same_call_give_the_same_prediction() {
+    for name in MODELS {
+        let w = ladder(&format!("unet-{name}")).expect("a fixture for every model");
+        let unet = load_unet(name);
+        conditioned(&unet, &w, "square.", &Injections::default(), |sample, conditions| {
+            let whole = unet.forward(sample, 0, conditions);
+            let (kept, deep) = unet.forward_keeping(sample, 0, conditions);
+            assert_eq!(kept, whole, "{name}");
+            assert_eq!(unet.forward_shallow(sample, 0, conditions, &deep), whole, "{name}");
+            whole
+        });
+    }
 }
 
 #[test]

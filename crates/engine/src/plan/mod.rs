@@ -194,6 +194,11 @@ impl Plan {
         self.guidance > 1.0 && self.unet.time_cond_dim.is_none()
     }
 
+    /// Deep features are computed in every so manyth model call.
+    pub fn deep_cache(&self) -> usize {
+        self.request.deep_cache.unwrap_or(1)
+    }
+
     /// Pictures of the request.
     pub fn count(&self) -> usize {
         self.count
@@ -255,6 +260,7 @@ impl Plan {
             "sampler": self.request.sampler.clone().or_else(|| self.scheduler.class_name().map(str::to_owned)),
             "model_calls": self.calls,
             "rows_per_call": if self.guided() { 2 } else { 1 },
+            "deep_cache": self.deep_cache(),
             "guided_calls": if self.guided() { json!([self.guided_calls.start, self.guided_calls.end]) } else { json!([0, 0]) },
             "latents": [self.vae.latent_channels, self.height / self.vae.factor(), self.width / self.vae.factor()],
             "loras": loras,
@@ -285,6 +291,9 @@ impl std::fmt::Display for Plan {
         if self.guided() && self.guided_calls.len() < self.calls {
             let Range { start, end } = self.guided_calls;
             writeln!(f, "guidance   in model calls {} to {end} only", start + 1)?;
+        }
+        if self.deep_cache() > 1 {
+            writeln!(f, "deep cache deep features in every {}. model call only", self.deep_cache())?;
         }
         if let Some(init) = &self.init {
             let verb = if init.mask.is_some() { "repaints a part of" } else { "starts from" };

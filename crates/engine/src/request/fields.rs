@@ -167,6 +167,13 @@ pub const REQUEST: &[Field] = &[
         "0.1",
     ),
     field("guidance_end", Kind::Number(0.0, 1.0), "1", "End of the window of guidance", "0.7"),
+    field(
+        "deep_cache",
+        Kind::Whole(1, 100),
+        "1: in every one",
+        "Compute the deep features in every so manyth model call only; the others take a fraction of the time (DeepCache)",
+        "2",
+    ),
     field("clip_skip", Kind::Whole(0, 64), "0", "Last layers of the text encoder to skip", "1"),
     field("sampler", Kind::Choice(samplers), "the checkpoint's own", "Sampler", "dpmpp_2m_karras"),
     field("precision", Kind::Choice(precisions), "auto", "Number format of the arithmetic", "f32"),

@@ -240,6 +240,9 @@ pub struct Request {
     /// End of the window of guidance.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guidance_end: Option<f64>,
+    /// Deep features are computed in every n-th model call only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deep_cache: Option<usize>,
     /// Layers of the text encoder to skip.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clip_skip: Option<usize>,

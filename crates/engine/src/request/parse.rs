@@ -169,6 +169,7 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
         guidance_rescale: f.number("guidance_rescale"),
         guidance_start: f.number("guidance_start"),
         guidance_end: f.number("guidance_end"),
+        deep_cache: small(f.whole("deep_cache")),
         clip_skip: small(f.whole("clip_skip")),
         sampler: f.text("sampler"),
         init,

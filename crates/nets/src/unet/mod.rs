@@ -7,6 +7,7 @@
 
 mod blocks;
 mod config;
+mod deep_cache;
 mod inject;
 mod ldm;
 mod sites;
@@ -153,6 +154,18 @@ impl UNet {
         conditions: &Conditions,
         seen: &mut dyn FnMut(Arguments, &Tensor),
     ) -> Tensor {
+        self.run(latents, step, conditions, seen, None)
+    }
+
+    /// The same, keeping what goes into the last layer on the way up.
+    fn run(
+        &self,
+        latents: &Tensor,
+        step: usize,
+        conditions: &Conditions,
+        seen: &mut dyn FnMut(Arguments, &Tensor),
+        mut deep: Option<&mut Option<Tensor>>,
+    ) -> Tensor {
         let &Conditions { times, text, injections, residuals } = conditions;
         assert_eq!(latents.dim(0), times.batch());
         let pass = Pass { step, times, text, injections };
@@ -163,6 +176,9 @@ impl UNet {
         for (i, level) in self.up.iter().enumerate() {
             for j in 0..level.resnets.len() {
                 let skip = skips.pop().expect("as many as on the way down");
+                if let Some(deep) = deep.as_deref_mut().filter(|_| skips.is_empty()) {
+                    *deep = Some(h.clone());
+                }
                 h = level.layer("up_blocks", i, j, &h.concat_channels(&skip), &pass, seen);
             }
             if let Some(conv) = &level.resize {

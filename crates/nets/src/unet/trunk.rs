@@ -109,6 +109,11 @@ impl Residuals {
         self
     }
 
+    /// The part of the first skip connection alone.
+    pub(super) fn add_to_first(&self, skip: &mut Tensor) {
+        add(skip, &self.down[0]);
+    }
+
     pub(super) fn add_to(&self, skips: &mut [Tensor], mid: &mut Tensor) {
         assert_eq!(self.down.len(), skips.len());
         skips.iter_mut().zip(&self.down).for_each(|(skip, r)| add(skip, r));
