@@ -261,6 +261,25 @@ def vae_blocks(name):
     save(f"vae-{name}", out, "decode.latents are already divided by the scaling factor; encoder.*, decoder.* block outputs", [MODELS / name / "vae"])
 
 
+def vae_tiles(name):
+    """diffusers' own tiling, with tiles of 8 latents: whole and cut tiles, and a side that is not split."""
+    vae = pipeline.load_model(MODELS / name).vae
+    r = randoms(17)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    vae.enable_tiling()
+    vae.tile_latent_min_size, vae.tile_sample_min_size = 8, 8 * factor
+    out = {}
+    for case, (h, w) in (("both", (10, 13)), ("wide", (4, 11))):
+        latents, picture = r(1, 4, h, w), r(1, 3, h * factor, w * factor, scale=0.5).clamp(-1, 1)
+        out[f"{case}.decode.latents"], out[f"{case}.decode.picture"] = latents.half(), vae.decode(latents).sample
+        d = vae.encode(picture).latent_dist
+        out[f"{case}.encode.picture"], out[f"{case}.encode.moments"] = picture.half(), d.parameters
+        vae.disable_tiling()
+        assert not torch.allclose(vae.decode(latents).sample, out[f"{case}.decode.picture"], rtol=1e-2)
+        vae.enable_tiling()
+    save(f"vae-tiles-{name}", out, "AutoencoderKL with enable_tiling(), tiles of 8 latents, a quarter overlapping", [MODELS / name / "vae"])
+
+
 PROMPTS = ["a cat, masterpiece, best quality", "", "Ein Café — 猫 🐈 naïve", "red " * 90]
 
 
@@ -440,6 +459,7 @@ def build():
         unet_blocks(name)
         vae_blocks(name)
         text(name)
+    vae_tiles("sd15-v")
     text("text-tower")
     vision("vit-a")
     vision("vit-b")

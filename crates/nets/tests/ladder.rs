@@ -4,7 +4,7 @@ use instantstyle_nets::Tensor;
 use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
 use instantstyle_nets::ip_adapter::{IpAdapter, Kind};
 use instantstyle_nets::unet::{Added, Branch, Conditions, Injections, UNet, UNetConfig, covers};
-use instantstyle_nets::vae::{Decoder, Encoder, VaeConfig};
+use instantstyle_nets::vae::{Decoder, Encoder, Tiling, VaeConfig};
 use instantstyle_nets::weights::Weights;
 use std::path::{Path, PathBuf};
 use testkit::{distance, fixtures, tolerance};
@@ -265,5 +265,32 @@ fn autoencoders_equal_diffusers() {
             .forward(&last(&tensor(&w, "encode.picture")));
         let (mean, logvar) = (last(&tensor(&w, "encode.mean")), last(&tensor(&w, "encode.logvar")));
         check(&format!("{name} encode"), &moments, &mean.concat_channels(&logvar));
+    }
+}
+
+#[test]
+fn tiled_autoencoders_equal_diffusers() {
+    let w = ladder("vae-tiles-sd15-v").expect("a fixture");
+    let folder = model("sd15-v").join("vae");
+    let config: VaeConfig = config(&folder.join("config.json"));
+    let weights = Weights::open_component(&folder).expect("weights");
+    let tiling = Tiling::new(8, config.factor());
+    for case in ["both", "wide"] {
+        let of = |key: &str| last(&tensor(&w, &format!("{case}.{key}")));
+        let decoder = Decoder::load(&config, &weights).expect("a decoder");
+        let (latents, want) = (of("decode.latents"), of("decode.picture"));
+        let (mut got, mut bands) = (Vec::new(), 0);
+        let done = decoder.forward_tiled(&latents, tiling, &mut |band| {
+            got.extend_from_slice(band.data());
+            bands += 1;
+            Ok::<(), ()>(())
+        });
+        assert_eq!((done, bands), (Ok(()), latents.dim(1).div_ceil(6)));
+        check(&format!("{case} decode"), &Tensor::new(want.shape(), got), &want);
+        // Tiles are not the whole: the difference is far above the tolerance.
+        assert!(distance(decoder.forward(&latents).data(), want.data()) > 1e-2);
+        let encoder = Encoder::load(&config, &weights).expect("an encoder");
+        let moments = encoder.forward_tiled(&of("encode.picture"), tiling);
+        check(&format!("{case} encode"), &moments, &of("encode.moments"));
     }
 }

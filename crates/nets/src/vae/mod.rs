@@ -1,5 +1,9 @@
 //! The autoencoder between pictures and latents: diffusers' `AutoencoderKL` (Rombach et al., arXiv 2112.10752).
 
+mod tiling;
+
+pub use tiling::Tiling;
+
 use crate::error::ModelError;
 use crate::layers::{Conv2d, GroupNorm, Linear, attend};
 use crate::load::Loader;
@@ -17,6 +21,9 @@ pub struct VaeConfig {
     pub block_out_channels: Vec<usize>,
     pub layers_per_block: usize,
     pub norm_num_groups: usize,
+    /// Side of the pictures it was trained on; a list's first number.
+    #[serde(deserialize_with = "first_number")]
+    pub sample_size: usize,
     pub act_fn: String,
     pub scaling_factor: f64,
     pub shift_factor: Option<f64>,
@@ -38,6 +45,7 @@ impl Default for VaeConfig {
             block_out_channels: vec![64],
             layers_per_block: 1,
             norm_num_groups: 32,
+            sample_size: 32,
             act_fn: "silu".into(),
             scaling_factor: 0.18215,
             shift_factor: None,
@@ -57,6 +65,20 @@ impl VaeConfig {
     pub fn factor(&self) -> usize {
         1 << self.block_out_channels.len().saturating_sub(1).min(16)
     }
+}
+
+/// Where diffusers takes a number or a list of two.
+fn first_number<'de, D: serde::Deserializer<'de>>(d: D) -> Result<usize, D::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Size {
+        One(usize),
+        List(Vec<usize>),
+    }
+    Ok(match <Size as serde::Deserialize>::deserialize(d)? {
+        Size::One(n) => n,
+        Size::List(list) => list.first().copied().unwrap_or(0),
+    })
 }
 
 /// diffusers fixes this for the autoencoder's norms.
@@ -259,6 +281,19 @@ impl Decoder {
         }
         self.conv_out.forward(&self.norm_out.forward_silu(&h))
     }
+
+    /// The same in tiles, for one picture: `rows` gets its rows from the top down, [1, rows, width, 3] at a time, and may stop.
+    ///
+    /// # Errors
+    /// What `rows` ends with.
+    pub fn forward_tiled<E>(
+        &self,
+        latents: &Tensor,
+        tiling: Tiling,
+        rows: &mut dyn FnMut(Tensor) -> Result<(), E>,
+    ) -> Result<(), E> {
+        tiling::decode_tiled(tiling, latents, |tile| self.forward(tile), rows)
+    }
 }
 
 /// From pictures to the distribution of their latents.
@@ -331,5 +366,10 @@ impl Encoder {
             Some(conv) => conv.forward(&h),
             None => h,
         }
+    }
+
+    /// The same in tiles, for one picture.
+    pub fn forward_tiled(&self, picture: &Tensor, tiling: Tiling) -> Tensor {
+        tiling::encode_tiled(tiling, picture, |tile| self.forward(tile))
     }
 }
