@@ -8,6 +8,7 @@ pub mod ip_adapter;
 pub mod layers;
 pub mod load;
 pub mod lora;
+mod memory;
 pub mod tensor;
 pub mod tokenizer;
 pub mod unet;

@@ -1,5 +1,6 @@
 //! CLIP's two towers as transformers saves them (Radford et al., arXiv 2103.00020; `modeling_clip.py`).
 
+mod memory;
 mod text;
 mod vision;
 

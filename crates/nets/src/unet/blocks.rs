@@ -56,7 +56,7 @@ impl Resnet {
                 pixel.iter_mut().zip(time).for_each(|(p, t)| *p += t);
             }
         }
-        let h = self.norm2.forward_silu(&h);
+        h = self.norm2.forward_silu(&h);
         match &self.shortcut {
             Some(shortcut) => self.conv2.forward_add(&h, &shortcut.forward(x)),
             None => self.conv2.forward_add(&h, x),

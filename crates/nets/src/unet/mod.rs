@@ -10,6 +10,7 @@ mod config;
 mod deep_cache;
 mod inject;
 mod ldm;
+mod memory;
 mod sites;
 pub(crate) mod trunk;
 

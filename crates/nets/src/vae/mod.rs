@@ -1,5 +1,6 @@
 //! The autoencoder between pictures and latents: diffusers' `AutoencoderKL` (Rombach et al., arXiv 2112.10752).
 
+mod memory;
 mod tiling;
 
 pub use tiling::Tiling;
@@ -108,8 +109,9 @@ impl Resnet {
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
-        let h = self.conv1.forward(&self.norm1.forward_silu(x));
-        let h = self.norm2.forward_silu(&h);
+        let mut h = self.conv1.forward(&self.norm1.forward_silu(x));
+        // Not a new name: what was before goes at once, at full size a sixth of the peak.
+        h = self.norm2.forward_silu(&h);
         match &self.shortcut {
             Some(shortcut) => self.conv2.forward_add(&h, &shortcut.forward(x)),
             None => self.conv2.forward_add(&h, x),

@@ -1,0 +1,106 @@
+//! Memory of the UNet's passes, from shapes.
+
+use super::{LevelConfig, UNetConfig};
+use crate::memory::Ledger;
+
+impl UNetConfig {
+    /// Most bytes alive during one call for `rows` latents of this size, beside what is kept over the steps.
+    pub fn forward_bytes(&self, rows: usize, height: usize, width: usize) -> u64 {
+        let mut ledger = Ledger::default();
+        let sizes: Vec<(usize, usize)> =
+            (0..self.levels.len()).map(|i| (height.div_ceil(1 << i), width.div_ceil(1 << i))).collect();
+        let pixels = |i: usize| rows * sizes[i].0 * sizes[i].1;
+        let first = self.levels[0].width;
+        ledger.take(pixels(0) * self.in_channels);
+        // The first activation and its copy for the way up.
+        ledger.take(2 * pixels(0) * first);
+        let mut skips = vec![pixels(0) * first];
+        let mut inputs = first;
+        let last = self.levels.len() - 1;
+        for (i, level) in self.levels.iter().enumerate() {
+            for _ in 0..level.layers {
+                layer(&mut ledger, level, pixels(i), inputs, rows);
+                ledger.give(pixels(i) * inputs);
+                inputs = level.width;
+                skips.push(pixels(i) * inputs);
+                ledger.take(pixels(i) * inputs);
+            }
+            if i < last {
+                ledger.take(pixels(i + 1) * inputs);
+                ledger.give(pixels(i) * inputs);
+                skips.push(pixels(i + 1) * inputs);
+                ledger.take(pixels(i + 1) * inputs);
+            }
+        }
+        if let Some(depth) = self.mid {
+            let n = pixels(last);
+            ledger.resnet(n, inputs, inputs);
+            ledger.give(n * inputs);
+            spatial(&mut ledger, &self.levels[last], depth, n, n / rows.max(1));
+            ledger.resnet(n, inputs, inputs);
+            ledger.give(n * inputs);
+        }
+        for (i, level) in self.levels.iter().enumerate().rev() {
+            let n = pixels(i);
+            for _ in 0..level.layers + 1 {
+                let skip = skips.pop().unwrap_or(0);
+                let both = n * inputs + skip;
+                ledger.take(both);
+                layer(&mut ledger, level, n, both / n.max(1), rows);
+                // What was joined, the skip, and what came from below.
+                ledger.give(both + skip + n * inputs);
+                inputs = level.width;
+            }
+            if i > 0 {
+                ledger.take(pixels(i - 1) * inputs);
+                ledger.give(n * inputs);
+            }
+        }
+        ledger.take(pixels(0) * (inputs + self.out_channels));
+        ledger.peak_bytes()
+    }
+
+    /// Bytes of the text's keys and values at every site, for `rows` prompts of `tokens` tokens; of image tokens likewise.
+    pub fn context_bytes(&self, rows: usize, tokens: usize) -> u64 {
+        let width: usize = super::sites(self).iter().map(|s| s.width).sum();
+        (rows * tokens * width * 2 * 4) as u64
+    }
+}
+
+/// A resnet and the transformers after it; the input stays, the output is left alive.
+fn layer(ledger: &mut Ledger, level: &LevelConfig, pixels: usize, inputs: usize, rows: usize) {
+    ledger.resnet(pixels, inputs, level.width);
+    if level.transformers > 0 {
+        spatial(ledger, level, level.transformers, pixels, pixels / rows.max(1));
+    }
+}
+
+/// Transformers over all pixels; what they are given goes, what they give stays.
+fn spatial(ledger: &mut Ledger, level: &LevelConfig, depth: usize, pixels: usize, keys: usize) {
+    let x = pixels * level.width;
+    // The norm goes when it is projected.
+    ledger.take(x);
+    ledger.take(x);
+    ledger.give(x);
+    for _ in 0..depth {
+        // Norm, keys, values; queries, what is attended and the sum: alive beside the input to the end.
+        ledger.take(5 * x);
+        ledger.attend(keys);
+        ledger.take(x);
+        ledger.give(2 * x);
+        // Cross-attention: queries (their norm goes), what is attended, the sum.
+        ledger.take(2 * x);
+        ledger.give(x);
+        ledger.take(2 * x);
+        // GEGLU: the norm and its projection, 8 wide, go when they are halved.
+        ledger.take(x + 8 * x);
+        ledger.take(4 * x);
+        ledger.give(9 * x);
+        ledger.take(x);
+        // Only the last sum is left.
+        ledger.give(3 * x + x + 3 * x + 4 * x + x);
+    }
+    // A copy of what was given, and the output.
+    ledger.take(2 * x);
+    ledger.give(3 * x);
+}
