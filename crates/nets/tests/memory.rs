@@ -2,7 +2,7 @@
 
 use instantstyle_nets::Tensor;
 use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
-use instantstyle_nets::unet::{Added, Injections, UNet, UNetConfig};
+use instantstyle_nets::unet::{Added, Conditions, Injections, UNet, UNetConfig};
 use instantstyle_nets::vae::{Decoder, Encoder, VaeConfig};
 use instantstyle_nets::weights::Weights;
 use peak_alloc::PeakAlloc;
@@ -24,10 +24,7 @@ fn json(path: PathBuf) -> serde_json::Value {
 }
 
 /// Most bytes that `run` had alive beyond what was there before, on one thread.
-fn peak<T>(run: impl FnOnce() -> T + Send) -> u64
-where
-    T: Send,
-{
+fn peak<T>(run: impl FnOnce() -> T) -> u64 {
     let before = ALLOCATOR.current_usage();
     ALLOCATOR.reset_peak_usage();
     let result = run();
@@ -36,11 +33,11 @@ where
     peak as u64
 }
 
-/// The estimate may be short by a twentieth (what is not activations), and over by a tenth and what products pack.
+/// The estimate may be short by a twentieth (what is not activations), and over by as much and what products pack.
 fn near(what: &str, estimate: u64, measured: u64) {
     let (e, m) = (estimate as f64, measured as f64);
     println!("{what}: estimated {e:.3e}, measured {m:.3e}, {:+.1} %", (e / m - 1.0) * 100.0);
-    assert!(e > 0.95 * m && e < 1.1 * m + 2e6, "{what}: estimated {e:.3e} bytes, measured {m:.3e}");
+    assert!(e > 0.95 * m && e < 1.05 * m + 1.1e6, "{what}: estimated {e:.3e} bytes, measured {m:.3e}");
 }
 
 /// All in one test: the allocator counts for the whole process.
@@ -52,7 +49,7 @@ fn estimates_are_near_what_is_allocated() {
             let n = shape.iter().product::<usize>();
             Tensor::new(shape, (0..n).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>())
         };
-        for (name, side) in [("sd15-v", 96), ("sdxl-a", 64)] {
+        for (name, side) in [("sd15-v", 56), ("sdxl-a", 40)] {
             let folder = model(name).join("vae");
             let config: VaeConfig =
                 serde_json::from_value(json(folder.join("config.json"))).expect("a config");
@@ -81,7 +78,7 @@ fn estimates_are_near_what_is_allocated() {
             .expect("a tower");
         let run = || tower.forward(&noise([1, config.image_size, config.image_size, 3]));
         near("picture tower", config.forward_bytes(), peak(run));
-        for (name, h, w) in [("sd15-a", 96, 64), ("sdxl-a", 64, 97)] {
+        for (name, h, w) in [("sd15-a", 64, 48), ("sdxl-a", 48, 65)] {
             let path = model(name).join("unet/config.json");
             let config = UNetConfig::from_json(&json(path.clone()), &path).expect("a config");
             let weights = Weights::open_component(model(name).join("unet")).expect("weights");
@@ -94,9 +91,10 @@ fn estimates_are_near_what_is_allocated() {
             let sizes = [[64.0; 6]; 2];
             let added = pooled.as_ref().map(|pooled| Added { pooled, sizes: &sizes });
             let times = unet.times(&[500.0], 2, added.as_ref(), None);
-            let run = || {
-                unet.forward(&noise([2, h, w, config.in_channels]), 0, &times, &text, &Injections::default())
-            };
+            let injections = Injections::default();
+            let conditions =
+                Conditions { times: &times, text: &text, injections: &injections, residuals: None };
+            let run = || unet.forward(&noise([2, h, w, config.in_channels]), 0, &conditions);
             near(&format!("{name} forward"), config.forward_bytes(2, h, w), peak(run));
         }
     });

@@ -36,9 +36,11 @@ impl UNetConfig {
             let n = pixels(last);
             ledger.resnet(n, inputs, inputs);
             ledger.give(n * inputs);
-            spatial(&mut ledger, &self.levels[last], depth, n, n / rows.max(1));
-            ledger.resnet(n, inputs, inputs);
-            ledger.give(n * inputs);
+            if depth > 0 {
+                spatial(&mut ledger, &self.levels[last], depth, n, n / rows.max(1));
+                ledger.resnet(n, inputs, inputs);
+                ledger.give(n * inputs);
+            }
         }
         for (i, level) in self.levels.iter().enumerate().rev() {
             let n = pixels(i);
