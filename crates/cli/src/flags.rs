@@ -216,6 +216,14 @@ fn generate() -> Command {
         .arg(path("save-latents", "FILE", "Write the sampler's last latents (safetensors), e.g. --save-latents cat.safetensors"))
         .arg(switch("dry-run", "Print the resolved plan and stop, e.g. --dry-run"))
         .arg(switch("json", "Print one JSON object about the result, or the error, e.g. --json"))
+        .arg(
+            Arg::new("memory-gib")
+                .long("memory-gib")
+                .value_name("X")
+                .help("Memory that may be taken, in GiB; 0 does not check [default: what is free], e.g. --memory-gib 6.5")
+                .value_parser(clap::value_parser!(f64))
+                .allow_hyphen_values(true),
+        )
         .arg(threads())
         .arg(quiet())
 }

@@ -4,6 +4,7 @@ use crate::output::{self, Files};
 use crate::progress::Progress;
 use crate::{overrides, print, shown};
 use clap::ArgMatches;
+use instantstyle_engine::memory::{self, MemoryPlan};
 use instantstyle_engine::picture::encode_png;
 use instantstyle_engine::plan::Plan;
 use instantstyle_engine::request::{PNG_KEYWORD, Request};
@@ -15,10 +16,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Runs the subcommand.
 pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
-    let plan = Plan::resolve(&request(arguments)?)?;
+    let plan = Plan::resolve_within(&request(arguments)?, memory_bytes(arguments)?)?;
     if arguments.get_flag("dry-run") {
-        let text =
-            if arguments.get_flag("json") { format!("{:#}\n", plan.to_json()) } else { plan.to_string() };
+        let memory = MemoryPlan::of(&plan)?;
+        let text = if arguments.get_flag("json") {
+            let mut json = plan.to_json();
+            json["memory"] = memory.to_json();
+            format!("{json:#}\n")
+        } else {
+            format!("{plan}{memory}")
+        };
         return print(text.as_bytes());
     }
     let out: &PathBuf = arguments.get_one("out").expect("has a default");
@@ -48,6 +55,19 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
         );
     }
     print(pictures.iter().map(|f| format!("{}\n", f.display())).collect::<String>().as_bytes())
+}
+
+/// What may be taken: the flag, or what is free. None is not to be checked.
+fn memory_bytes(arguments: &ArgMatches) -> Result<Option<u64>, Error> {
+    match arguments.get_one::<f64>("memory-gib") {
+        None => Ok(memory::available_bytes()),
+        Some(0.0) => Ok(None),
+        Some(gib) if *gib > 0.0 && *gib < 1e6 => Ok(Some((gib * f64::from(1 << 30)) as u64)),
+        Some(gib) => Err(Error::request(
+            "--memory-gib",
+            format!("is {gib}, expected a number of GiB from 0, e.g. 6.5"),
+        )),
+    }
 }
 
 /// The job, if one is given, with the flags over it.

@@ -19,8 +19,12 @@ struct Moments {
 
 impl Moments {
     /// Of a picture [1, height, width, 3] in -1..1.
-    fn of(encoder: &Encoder, picture: &Tensor) -> Self {
-        let moments = planes(&encoder.forward(picture));
+    fn of(plan: &Plan, encoder: &Encoder, picture: &Tensor) -> Self {
+        let moments = match plan.tiling() {
+            Some(tiling) => encoder.forward_tiled(picture, tiling),
+            None => encoder.forward(picture),
+        };
+        let moments = planes(&moments);
         let (mean, logvar) = moments.split_at(moments.len() / 2);
         // The bounds are those of diffusers' `DiagonalGaussianDistribution`.
         let deviation = logvar.iter().map(|v| (0.5 * v.clamp(-30.0, 20.0)).exp()).collect();
@@ -91,7 +95,7 @@ pub fn encode(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Option<Init
                 ));
             }
             let rest = values.iter().enumerate().map(|(i, v)| if full[i / 3] < 0.5 { *v } else { 0.0 });
-            let rest = Moments::of(&encoder, &Tensor::new([1, height, width, 3], rest.collect()));
+            let rest = Moments::of(plan, &encoder, &Tensor::new([1, height, width, 3], rest.collect()));
             // torch's nearest neighbour: the first pixel of each cell.
             let cell = |y: usize, x: usize| full[y * factor * width + x * factor];
             let cells = (0..height / factor)
@@ -101,7 +105,7 @@ pub fn encode(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Option<Init
             Some(Mask { full, cells, rest })
         }
     };
-    let whole = Moments::of(&encoder, &Tensor::new([1, height, width, 3], values));
+    let whole = Moments::of(plan, &encoder, &Tensor::new([1, height, width, 3], values));
     Ok(Some(Init { picture, whole, mask }))
 }
 

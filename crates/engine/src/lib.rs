@@ -12,6 +12,7 @@
 //! # Ok::<(), instantstyle_engine::Error>(())
 //! ```
 
+mod decode;
 pub mod denoise;
 pub mod embedded;
 pub mod encode;
@@ -22,6 +23,7 @@ mod init;
 pub mod injection;
 pub mod inspect;
 mod loras;
+pub mod memory;
 pub mod model;
 pub mod parameters;
 pub mod picture;
@@ -36,11 +38,10 @@ pub use instantstyle_nets::weights::to_safetensors;
 
 use crate::encode::Prompts;
 use crate::loras::Loras;
+use crate::memory::MemoryPlan;
 use crate::picture::Picture;
 use crate::plan::Plan;
-use instantstyle_nets::Tensor;
 use instantstyle_nets::unet::UNet;
-use instantstyle_nets::vae::Decoder;
 use std::time::Instant;
 
 /// What happens while pictures are made.
@@ -100,7 +101,7 @@ pub struct Timings {
 /// Makes the pictures of a plan.
 ///
 /// # Errors
-/// If a file turns out damaged or does not fit, or the observer cancels.
+/// If a file turns out damaged or does not fit, memory does not suffice, or the observer cancels.
 pub fn generate(plan: &Plan, observer: &mut dyn Observer) -> Result<Vec<Output>, Error> {
     generate_timed(plan, observer).map(|(outputs, _)| outputs)
 }
@@ -115,6 +116,9 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
         |observer: &mut dyn Observer| if observer.cancelled() { Err(Error::Cancelled) } else { Ok(()) };
 
     check(observer)?;
+    let memory = MemoryPlan::of(plan)?;
+    memory.check()?;
+    memory.notice().into_iter().for_each(|n| observer.event(Event::Notice(n)));
     plan.loras.iter().filter_map(|l| l.notice.clone()).for_each(|n| observer.event(Event::Notice(n)));
     observer.event(Event::Stage("encoding"));
     let start = Instant::now();
@@ -160,13 +164,13 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     check(observer)?;
     observer.event(Event::Stage("decoding"));
     let start = Instant::now();
-    let decoder = Decoder::load(&plan.vae, &plan.model.join("vae").component()?).map_err(model_error)?;
+    let decoder = decode::decoder(plan)?;
     let factor = plan.vae.factor();
     let shape = [plan.vae.latent_channels, plan.height / factor, plan.width / factor];
     let mut outputs = Vec::new();
     for (i, latents) in latents.into_iter().enumerate() {
         check(observer)?;
-        let mut picture = decode(plan, &decoder, &latents, shape)?;
+        let mut picture = decode::decode(plan, &decoder, &latents, observer)?;
         let edge_px = plan.request().init.as_ref().and_then(|i| i.blend_px);
         if let (Some(init), Some(edge_px)) = (&init, edge_px) {
             init.blend(&mut picture, edge_px);
@@ -180,36 +184,6 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     }
     timings.decode_s = start.elapsed().as_secs_f64();
     Ok((outputs, timings))
-}
-
-fn decode(
-    plan: &Plan,
-    decoder: &Decoder,
-    latents: &[f32],
-    [channels, h, w]: [usize; 3],
-) -> Result<Picture, Error> {
-    let mut x: Tensor = encode::channels_last(latents, channels, h, w);
-    let scaling = plan.vae.scaling_factor as f32;
-    let shift = plan.vae.shift_factor.unwrap_or(0.0) as f32;
-    match (&plan.vae.latents_mean, &plan.vae.latents_std) {
-        (Some(mean), Some(std)) if mean.len() == channels && std.len() == channels => {
-            for pixel in x.data_mut().chunks_exact_mut(channels) {
-                for ((v, m), s) in pixel.iter_mut().zip(mean).zip(std) {
-                    *v = *v * *s as f32 / scaling + *m as f32;
-                }
-            }
-        }
-        _ => x.data_mut().iter_mut().for_each(|v| *v = *v / scaling + shift),
-    }
-    let out = decoder.forward(&x);
-    // (x / 2 + 0.5) clamped, times 255, rounded half to even: as diffusers and numpy do.
-    let rgb = out
-        .data()
-        .iter()
-        .map(|v| ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8)
-        .collect();
-    Picture::new(out.dim(2), out.dim(1), rgb)
-        .ok_or_else(|| Error::Internal("the autoencoder gave a picture of another size".into()))
 }
 
 fn model_error(e: instantstyle_nets::ModelError) -> Error {

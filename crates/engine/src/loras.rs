@@ -23,8 +23,20 @@ pub struct PlannedLora {
     pub(crate) only: Option<&'static str>,
     /// Layers that it changes, of those in the file.
     pub(crate) layers: (usize, usize),
+    /// The weights that it changes.
+    pub(crate) changed: Vec<Changed>,
     /// What does not fit, for people.
     pub(crate) notice: Option<String>,
+}
+
+/// A weight that a LoRA changes.
+#[derive(Clone)]
+pub(crate) struct Changed {
+    /// The component's folder.
+    pub(crate) folder: &'static str,
+    pub(crate) key: String,
+    /// Number of values.
+    pub(crate) values: u64,
 }
 
 /// Looks at the headers of one LoRA and of the model.
@@ -39,7 +51,7 @@ pub(crate) fn planned(
     let lora = Lora::of(&place.weights()?).map_err(model_error)?;
     let only = only(field, used.blocks, family)?;
     let title = family.title;
-    let (mut fit, mut all) = (Fit::default(), lora.len());
+    let (mut fit, mut all, mut changed) = (Fit::default(), lora.len(), Vec::new());
     for (folder, part) in PARTS {
         let place = model.join(folder);
         if lora.len_of(part) == 0 || (only.is_some() && part != Part::UNet) || !place.exists() {
@@ -47,6 +59,12 @@ pub(crate) fn planned(
         }
         let weights = place.component()?;
         let found = lora.fit(part, &names(part, unet, &weights), &weights);
+        let kept = found.fitting.iter().filter(|key| only.is_none_or(|only| covers(only, key)));
+        changed.extend(kept.map(|key| Changed {
+            folder,
+            key: key.clone(),
+            values: weights.get(key).map_or(0, |t| t.len() as u64),
+        }));
         fit.fitting.extend(found.fitting);
         fit.unknown.extend(found.unknown);
         fit.misshapen.extend(found.misshapen);
@@ -80,7 +98,7 @@ pub(crate) fn planned(
     }
     let notice = (!unused.is_empty())
         .then(|| format!("{}: {}; the rest is used", place.path().display(), unused.join("; ")));
-    Ok(PlannedLora { place, weight: used.weight, only, layers: (fit.fitting.len(), all), notice })
+    Ok(PlannedLora { place, weight: used.weight, only, layers: (fit.fitting.len(), all), changed, notice })
 }
 
 /// The part of the UNet that a part of a B-LoRA is held to.

@@ -21,7 +21,7 @@ pub struct Tokens {
 }
 
 /// True if the reference does anything.
-fn acts(r: &PlannedReference) -> bool {
+pub(crate) fn acts(r: &PlannedReference) -> bool {
     r.weights.iter().any(|w| *w != 0.0) && !r.calls.is_empty()
 }
 

@@ -12,13 +12,14 @@ use crate::error::Error;
 use crate::family::{self, Family};
 use crate::injection::{groups, window};
 use crate::loras::{self, PlannedLora};
+use crate::memory;
 use crate::model::{EMBEDDED, Place};
 use crate::model_error;
-use crate::request::{Device, LoraUse, Precision, Request};
+use crate::request::{Device, LoraUse, Precision, Request, VaeTiling};
 use crate::sampler::{self, SchedulerConfig};
 use init::{check_inpainting, first_step, planned_init};
 use instantstyle_nets::unet::{Site, UNetConfig, sites};
-use instantstyle_nets::vae::VaeConfig;
+use instantstyle_nets::vae::{Tiling, VaeConfig};
 use places::{file, model_index, model_name, model_place};
 use references::Context;
 use serde_json::{Value, json};
@@ -49,6 +50,8 @@ pub struct Plan {
     calls: usize,
     /// The model calls with guidance.
     pub(crate) guided_calls: std::ops::Range<usize>,
+    /// Memory that may be taken, where it is known and to be checked.
+    pub(crate) available_bytes: Option<u64>,
 }
 
 /// Settings that neither the request nor the card gives: InstantStyle's reference scripts.
@@ -57,11 +60,19 @@ const GUIDANCE: f64 = 5.0;
 const SEED: u64 = 42;
 
 impl Plan {
-    /// Resolves a request.
+    /// Resolves a request for the memory that this machine has left.
     ///
     /// # Errors
     /// If the request is impossible, or a file is missing or does not fit.
     pub fn resolve(request: &Request) -> Result<Plan, Error> {
+        Plan::resolve_within(request, memory::available_bytes())
+    }
+
+    /// The same for so much memory, or without looking at it.
+    ///
+    /// # Errors
+    /// As [`Plan::resolve`].
+    pub fn resolve_within(request: &Request, available_bytes: Option<u64>) -> Result<Plan, Error> {
         let model = model_place(request)?;
         let index = model_index(&model)?;
         let card = if model == Place::embedded() {
@@ -131,6 +142,12 @@ impl Plan {
         resolved.guidance_rescale = Some(request.guidance_rescale.unwrap_or(0.0));
         resolved.clip_skip = Some(request.clip_skip.unwrap_or(0));
         resolved.sampler = sampler_name;
+        // Tiles change the picture a little: what is stored repeats it on any machine.
+        let tiled = match request.vae_tiling.unwrap_or_default() {
+            VaeTiling::Auto => memory::tiles_needed(&vae, height, width, available_bytes),
+            chosen => chosen == VaeTiling::On,
+        };
+        resolved.vae_tiling = Some(if tiled { VaeTiling::On } else { VaeTiling::Off });
         if let (Some(filled), Some(init)) = (&mut resolved.init, &init) {
             filled.strength = Some(init.strength);
         }
@@ -173,6 +190,7 @@ impl Plan {
                 request.guidance_end.unwrap_or(1.0),
                 calls,
             ),
+            available_bytes,
         })
     }
 
@@ -197,6 +215,13 @@ impl Plan {
     /// Deep features are computed in every so manyth model call.
     pub fn deep_cache(&self) -> usize {
         self.request.deep_cache.unwrap_or(1)
+    }
+
+    /// The tiles in which the autoencoder works, if it does.
+    pub(crate) fn tiling(&self) -> Option<Tiling> {
+        let tiling = Tiling::of(&self.vae);
+        let (h, w) = (self.height / self.vae.factor(), self.width / self.vae.factor());
+        (self.request.vae_tiling == Some(VaeTiling::On) && tiling.splits(h, w)).then_some(tiling)
     }
 
     /// Pictures of the request.

@@ -1,6 +1,6 @@
 //! The fields of a request, once: the parser, the flags and their help, the schema and the docs read these tables.
 
-use super::{LORA_BLOCKS, PRECISIONS, PRESETS};
+use super::{LORA_BLOCKS, PRECISIONS, PRESETS, VAE_TILINGS};
 use crate::sampler::SAMPLERS;
 use serde_json::{Value, json};
 
@@ -105,6 +105,10 @@ fn precisions() -> Vec<(&'static str, &'static str)> {
     PRECISIONS.iter().map(|(name, _, about)| (*name, *about)).collect()
 }
 
+fn vae_tilings() -> Vec<(&'static str, &'static str)> {
+    VAE_TILINGS.iter().map(|(name, _, about)| (*name, *about)).collect()
+}
+
 /// Fields of a request.
 pub const REQUEST: &[Field] = &[
     field("prompt", Kind::Text, "empty", "What to paint", "a cat on a chair"),
@@ -178,6 +182,13 @@ pub const REQUEST: &[Field] = &[
     field("sampler", Kind::Choice(samplers), "the checkpoint's own", "Sampler", "dpmpp_2m_karras"),
     field("precision", Kind::Choice(precisions), "auto", "Number format of the arithmetic", "f32"),
     field("device", Kind::Device, "auto", "Where to compute: auto, cpu, cuda:0 or metal", "cpu"),
+    field(
+        "vae_tiling",
+        Kind::Choice(vae_tilings),
+        "auto: where the whole does not fit into memory",
+        "Code and decode large pictures in tiles with blended edges, as diffusers does: auto, on or off",
+        "on",
+    ),
     field(
         "init",
         Kind::Init,

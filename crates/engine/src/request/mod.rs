@@ -30,6 +30,24 @@ pub const PRECISIONS: &[(&str, Precision, &str)] = &[
     ("f16", Precision::F16, "16 bits"),
 ];
 
+/// Whether the autoencoder works in tiles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum VaeTiling {
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+/// The choices of `vae_tiling` by name, with a line for people.
+pub const VAE_TILINGS: &[(&str, VaeTiling, &str)] = &[
+    ("auto", VaeTiling::Auto, "where the whole does not fit into memory"),
+    ("on", VaeTiling::On, "wherever the picture is larger than a tile"),
+    ("off", VaeTiling::Off, "never"),
+];
+
 /// Where it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -249,6 +267,9 @@ pub struct Request {
     /// Sampler by name; the checkpoint's own where not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampler: Option<String>,
+    /// Whether the autoencoder works in tiles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae_tiling: Option<VaeTiling>,
     /// The picture to start from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<Init>,

@@ -4,7 +4,10 @@ use super::fields::{
     Field, INIT, Kind, LORAS, List, MAX_BLOCKS, MAX_TEXT_BYTES, MAX_WEIGHT, REFERENCES, REQUEST, SUBTRACT,
 };
 use super::json::{Json, short};
-use super::{Device, Init, Inject, LORA_BLOCKS, LoraUse, PRECISIONS, PRESETS, Reference, Request, Subtract};
+use super::{
+    Device, Init, Inject, LORA_BLOCKS, LoraUse, PRECISIONS, PRESETS, Reference, Request, Subtract,
+    VAE_TILINGS,
+};
 use crate::error::Error;
 use std::path::{Path, PathBuf};
 
@@ -172,6 +175,7 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
         deep_cache: small(f.whole("deep_cache")),
         clip_skip: small(f.whole("clip_skip")),
         sampler: f.text("sampler"),
+        vae_tiling: f.text("vae_tiling").and_then(|t| VAE_TILINGS.iter().find(|v| v.0 == t)).map(|v| v.1),
         init,
         loras,
         references,

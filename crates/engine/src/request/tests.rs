@@ -59,6 +59,7 @@ fn faults_name_the_field_and_what_is_allowed() {
         (r#"{"seed":1,"seed":2}"#, "seed", "twice"),
         (r#"{"sampler":"eular"}"#, "sampler", "euler"),
         (r#"{"device":"tpu"}"#, "device", "cuda:N"),
+        (r#"{"vae_tiling":"yes"}"#, "vae_tiling", "auto, on, off"),
         (r#"{"references":[{}]}"#, "references[0].image", "missing"),
         (r#"{"loras":[{"weight":1}]}"#, "loras[0].file", "missing"),
         (r#"{"loras":[{"file":"a","blocks":"styles"}]}"#, "loras[0].blocks", "did you mean style"),
@@ -178,6 +179,7 @@ fn the_short_form_of_inject() {
 fn the_tables_are_complete() {
     let text = r#"{"model":"m","precision":"f32","device":"cpu","prompt":"p","negative_prompt":"n","width":8,"height":8,
         "count":1,"seed":1,"steps":1,"guidance":1,"guidance_rescale":0,"guidance_start":0,"guidance_end":1,"deep_cache":2,"clip_skip":0,"sampler":"euler",
+        "vae_tiling":"on",
         "init":{"image":"i","strength":1,"mask":"m","blend_px":1},
         "loras":[{"file":"f","weight":1,"blocks":"style"}],
         "references":[{"image":"i","adapter":"a","image_encoder":"e","text_encoder":"t","inject":"all","weight":1,

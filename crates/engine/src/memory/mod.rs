@@ -1,0 +1,261 @@
+//! The memory plan: what each stage of a request will take, from shapes and file headers alone, and whether the machine has it.
+
+mod machine;
+
+pub use machine::available_bytes;
+
+use crate::encode::{text_config, vision_config};
+use crate::error::Error;
+use crate::family::has_component;
+use crate::plan::Plan;
+use crate::references::acts;
+use instantstyle_nets::vae::{Tiling, VaeConfig};
+use instantstyle_nets::weights::Weights;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// The program itself, its threads and what its allocator keeps.
+const PROGRAM_BYTES: u64 = 16 << 20;
+/// The allocator keeps up to so much of what earlier stages gave back.
+const KEPT_BYTES: u64 = 64 << 20;
+/// Estimates are that much too low at worst.
+const MARGIN: f64 = 1.1;
+/// Tokens of a prompt.
+const PROMPT: usize = 77;
+
+/// What one stage takes at its peak.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stage {
+    /// Name, as in progress.
+    pub name: &'static str,
+    /// Weights that stay in their files, mapped: the system drops and reads them again where memory is short.
+    pub mapped_bytes: u64,
+    /// What must be in memory: activations, merged and widened weights, pictures.
+    pub own_bytes: u64,
+}
+
+/// What a request takes, stage by stage; each frees its own before the next.
+#[derive(Clone, Debug)]
+pub struct MemoryPlan {
+    /// The stages in order; those that have nothing to do are left out.
+    pub stages: Vec<Stage>,
+    /// What may be taken; None where that is not known, or not to be checked.
+    pub available_bytes: Option<u64>,
+    tiled: bool,
+}
+
+impl MemoryPlan {
+    /// From a plan; reads the headers of its files.
+    ///
+    /// # Errors
+    /// If a file is missing or damaged.
+    pub fn of(plan: &Plan) -> Result<Self, Error> {
+        let mut stages = vec![text(plan)?, pictures(plan)?, denoising(plan)?, decoding(plan)?];
+        stages.retain(|s| s.own_bytes > 0);
+        let mut kept = 0;
+        for stage in &mut stages {
+            let own = stage.own_bytes;
+            stage.own_bytes += kept + PROGRAM_BYTES;
+            kept = kept.max(own.min(KEPT_BYTES));
+        }
+        Ok(MemoryPlan { stages, available_bytes: plan.available_bytes, tiled: plan.tiling().is_some() })
+    }
+
+    /// The stage that takes most.
+    pub fn peak(&self) -> Stage {
+        let none = Stage { name: "", mapped_bytes: 0, own_bytes: 0 };
+        self.stages.iter().copied().max_by_key(|s| s.mapped_bytes + s.own_bytes).unwrap_or(none)
+    }
+
+    /// Refuses what would end in the system stopping the program.
+    ///
+    /// # Errors
+    /// [`Error::Machine`] with what would help.
+    pub fn check(&self) -> Result<(), Error> {
+        let Some(available) = self.available_bytes else { return Ok(()) };
+        let Some(stage) = self.stages.iter().find(|s| !fits(s.own_bytes, Some(available))) else {
+            return Ok(());
+        };
+        let tiles = if stage.name == "decoding" && !self.tiled { "use --vae-tiling on, " } else { "" };
+        Err(Error::Machine(format!(
+            "memory: {} needs about {}, and {} can be taken; {tiles}choose a smaller --width and --height, free memory, or \
+             try all the same with --memory-gib 0",
+            stage.name,
+            size(stage.own_bytes),
+            size(available)
+        )))
+    }
+
+    /// What will be slow: weights that must be read from disk again and again.
+    pub fn notice(&self) -> Option<String> {
+        let all = self.peak();
+        let short = !fits(all.mapped_bytes + all.own_bytes, self.available_bytes);
+        short.then(|| {
+            format!(
+                "{} works with {} and {} of weights, more than the {} that can be taken: weights will be read from disk again and \
+                 again",
+                all.name,
+                size(all.own_bytes),
+                size(all.mapped_bytes),
+                size(self.available_bytes.unwrap_or(0))
+            )
+        })
+    }
+
+    /// For programs.
+    pub fn to_json(&self) -> Value {
+        let stage =
+            |s: &Stage| json!({ "name": s.name, "mapped_bytes": s.mapped_bytes, "own_bytes": s.own_bytes });
+        let peak = self.peak();
+        json!({
+            "stages": self.stages.iter().map(stage).collect::<Vec<_>>(),
+            "peak_bytes": peak.mapped_bytes + peak.own_bytes,
+            "available_bytes": self.available_bytes,
+            "fits": self.check().is_ok(),
+        })
+    }
+}
+
+impl std::fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        for (i, s) in self.stages.iter().enumerate() {
+            let head = if i == 0 { "memory" } else { "" };
+            let tiles = if s.name == "decoding" && self.tiled { ", in tiles" } else { "" };
+            let (own, mapped) = (size(s.own_bytes), size(s.mapped_bytes));
+            writeln!(f, "{head:10} {}: {own}, and {mapped} of weights in their files{tiles}", s.name)?;
+        }
+        let peak = self.peak();
+        let peak = size(peak.own_bytes + peak.mapped_bytes);
+        match (self.available_bytes, self.check()) {
+            (None, _) => writeln!(f, "           peak {peak}"),
+            (Some(a), Ok(())) => writeln!(f, "           peak {peak}, of {} that can be taken", size(a)),
+            (Some(_), Err(e)) => writeln!(f, "           peak {peak}: does not fit; {e}"),
+        }
+    }
+}
+
+/// True if so much can be taken, or nobody knows.
+fn fits(bytes: u64, available: Option<u64>) -> bool {
+    available.is_none_or(|a| bytes as f64 * MARGIN <= a as f64)
+}
+
+/// In the unit that people read.
+fn size(bytes: u64) -> String {
+    match bytes as f64 / f64::from(1 << 20) {
+        mib if mib < 1024.0 => format!("{mib:.0} MiB"),
+        mib => format!("{:.1} GiB", mib / 1024.0),
+    }
+}
+
+/// The tiles of a decoding that does not fit whole.
+pub(crate) fn tiles_needed(vae: &VaeConfig, height: usize, width: usize, available: Option<u64>) -> bool {
+    let (h, w) = (height / vae.factor(), width / vae.factor());
+    let whole = vae.decode_bytes(h, w).max(vae.encode_bytes(height, width));
+    Tiling::of(vae).splits(h, w) && !fits(whole, available)
+}
+
+/// Sizes of some tensors: in their files, and in memory.
+fn weights_bytes(weights: &Weights, with: impl Fn(&str) -> bool) -> (u64, u64) {
+    let (mut mapped, mut own) = (0, 0);
+    for (_, t) in weights.iter().filter(|(key, _)| with(key)) {
+        let bytes = t.bytes().len() as u64;
+        if t.is_mapped() {
+            mapped += bytes
+        } else {
+            own += bytes
+        }
+        // Norms and biases are widened to f32 when they are loaded.
+        if t.shape().len() < 2 {
+            own += 4 * t.len() as u64;
+        }
+    }
+    (mapped, own)
+}
+
+/// A tower or network: its weights and its activations.
+fn network(weights: &Weights, activations: u64) -> (u64, u64) {
+    let (mapped, own) = weights_bytes(weights, |_| true);
+    (mapped, own + activations)
+}
+
+/// Of several that are loaded one after the other.
+fn most(name: &'static str, parts: impl IntoIterator<Item = (u64, u64)>) -> Stage {
+    let worst = parts.into_iter().max_by_key(|(mapped, own)| mapped + own);
+    let (mapped_bytes, own_bytes) = worst.unwrap_or((0, 0));
+    Stage { name, mapped_bytes, own_bytes }
+}
+
+fn text(plan: &Plan) -> Result<Stage, Error> {
+    let rows = if plan.guided() { 2 } else { 1 };
+    let mut parts = Vec::new();
+    for name in ["text_encoder", "text_encoder_2"] {
+        if has_component(&plan.model, &plan.index, name) {
+            let config = text_config(&plan.model.join(name))?;
+            let (mapped, own) = network(&plan.model.join(name).component()?, config.forward_bytes(rows));
+            parts.push((mapped, own + merged_bytes(plan, name)));
+        }
+    }
+    Ok(most("encoding text", parts))
+}
+
+fn pictures(plan: &Plan) -> Result<Stage, Error> {
+    let mut parts = Vec::new();
+    for r in plan.references.iter().filter(|r| acts(r)) {
+        let config = vision_config(&r.image_encoder)?;
+        parts.push(network(&r.image_encoder.component()?, config.forward_bytes()));
+        if let Some((tower, ..)) = &r.subtract {
+            parts.push(network(&tower.component()?, text_config(tower)?.forward_bytes(1)));
+        }
+    }
+    if plan.init.is_some() {
+        let weights = plan.model.join("vae").component()?;
+        let (mapped, own) = weights_bytes(&weights, |key| key.starts_with("encoder."));
+        let (height, width) = match plan.tiling() {
+            Some(t) => (t.latents() * plan.vae.factor(), t.latents() * plan.vae.factor()),
+            None => (plan.height, plan.width),
+        };
+        // The picture in bytes, its values and those of the masked one.
+        let picture = (plan.width * plan.height * (3 + 2 * 12)) as u64;
+        parts.push((
+            mapped,
+            own + picture + plan.vae.encode_bytes(height.min(plan.height), width.min(plan.width)),
+        ));
+    }
+    Ok(most("encoding pictures", parts))
+}
+
+fn denoising(plan: &Plan) -> Result<Stage, Error> {
+    let rows = if plan.guided() { 2 } else { 1 };
+    let (h, w) = latents(plan);
+    let (mapped, own) = network(&plan.model.join("unet").component()?, plan.unet.forward_bytes(rows, h, w));
+    let tokens: usize =
+        plan.references.iter().filter(|r| acts(r)).map(|r| r.shape.tokens.unwrap_or(257)).sum();
+    let context = plan.unet.context_bytes(rows, PROMPT + tokens);
+    // What stays of the start, and of the sampler between its calls.
+    let samples = (8 * h * w * plan.vae.latent_channels * 4) as u64;
+    Ok(most("denoising", [(mapped, own + context + samples + merged_bytes(plan, "unet"))]))
+}
+
+fn decoding(plan: &Plan) -> Result<Stage, Error> {
+    let weights = plan.model.join("vae").component()?;
+    let (mapped, own) = weights_bytes(&weights, |key| key.starts_with("decoder."));
+    let (h, w) = latents(plan);
+    let (th, tw) = plan.tiling().map_or((h, w), |t| (t.latents().min(h), t.latents().min(w)));
+    let pictures = (plan.count * plan.width * plan.height * 3) as u64;
+    Ok(most("decoding", [(mapped, own + pictures + plan.vae.decode_bytes(th, tw))]))
+}
+
+fn latents(plan: &Plan) -> (usize, usize) {
+    (plan.height / plan.vae.factor(), plan.width / plan.vae.factor())
+}
+
+/// Weights that LoRAs change are copied in f32.
+fn merged_bytes(plan: &Plan, folder: &str) -> u64 {
+    let acting = plan.loras.iter().filter(|l| l.weight != 0.0);
+    let changed: BTreeMap<&str, u64> = acting
+        .flat_map(|l| &l.changed)
+        .filter(|c| c.folder == folder)
+        .map(|c| (c.key.as_str(), c.values * 4))
+        .collect();
+    changed.values().sum()
+}
