@@ -1,4 +1,6 @@
-//! Fixtures and named tolerances for the tests.
+//! Fixtures and named tolerances for the tests, and a hub to download from.
+
+pub mod hub;
 
 use std::path::PathBuf;
 

@@ -7,6 +7,7 @@ use clap::{Arg, ArgAction, Command, ValueHint};
 use instantstyle_engine::request::fields::{Field, INIT, Kind, LISTS, List, REQUEST, SUBTRACT};
 use instantstyle_engine::request::{PRECISIONS, PRESETS};
 use instantstyle_engine::sampler::SAMPLERS;
+use instantstyle_hub::catalogue::CATALOGUE;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
@@ -146,6 +147,7 @@ pub fn command() -> Command {
                 )
                 .arg(switch("json", "Print a JSON list, e.g. --json")),
         )
+        .subcommand(pull())
         .subcommand(
             Command::new("completions")
                 .about("Print shell completions, e.g. instantstyle completions bash > instantstyle.bash")
@@ -225,6 +227,36 @@ fn generate() -> Command {
                 .allow_hyphen_values(true),
         )
         .arg(threads())
+        .arg(quiet())
+}
+
+fn pull() -> Command {
+    let rows = CATALOGUE.iter().map(|e| (e.name, e.about)).collect::<Vec<_>>();
+    let listed = rows.iter().map(|(name, about)| format!("  {name:27} {about}\n")).collect::<String>();
+    Command::new("pull")
+        .about("Download published models by name, to use them by these names in generate")
+        .long_about(
+            "Download published models by name, to use them by these names in generate. Files go to the cache that \
+             Python's huggingface_hub uses and are shared with it; what was cut goes on where it was cut; every file is \
+             checked by the hub's hash. An adapter brings its image encoder. The licence is shown before.",
+        )
+        .after_help(format!(
+            "Names (name@revision for another than main):\n{listed}\n\
+             Environment: HF_HOME, HF_HUB_CACHE (where files go), HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE=1 (download nothing)."
+        ))
+        .arg(
+            Arg::new("name")
+                .value_name("NAME")
+                .help("Name in the catalogue, e.g. pull sdxl-base ip-adapter-sdxl")
+                .required_unless_present("list")
+                .num_args(1..)
+                .value_parser(Suggested(rows))
+                .hide_possible_values(true),
+        )
+        .arg(switch("list", "Show the catalogue and what of it is here, e.g. --list"))
+        .arg(switch("yes", "Accept the licences without being asked, e.g. --yes"))
+        .arg(switch("alone", "Without what the named ones need, e.g. --alone"))
+        .arg(switch("json", "Print one JSON object about the result, or the error, e.g. --json"))
         .arg(quiet())
 }
 

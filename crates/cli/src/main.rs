@@ -8,6 +8,7 @@ mod man;
 mod output;
 mod overrides;
 mod progress;
+mod pull;
 mod sheet;
 
 use clap::ArgMatches;
@@ -40,6 +41,7 @@ fn run(name: &str, arguments: &ArgMatches) -> Result<u8, Error> {
         "generate" => generate::run(arguments, on_interrupt())?,
         "demo" => demo::run(arguments, on_interrupt())?,
         "inspect" => return inspect::run(arguments),
+        "pull" => pull::run(arguments, on_interrupt())?,
         "completions" => {
             let shell = *arguments.get_one::<clap_complete::Shell>("shell").expect("required");
             let mut out = Vec::new();

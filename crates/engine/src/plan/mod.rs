@@ -2,6 +2,7 @@
 //! headers. No tensors are read.
 
 mod init;
+mod names;
 mod places;
 mod references;
 
@@ -18,8 +19,10 @@ use crate::model_error;
 use crate::request::{Device, LoraUse, Precision, Request, VaeTiling};
 use crate::sampler::{self, SchedulerConfig};
 use init::{check_inpainting, first_step, planned_init};
+use instantstyle_hub::Cache;
 use instantstyle_nets::unet::{Site, UNetConfig, sites};
 use instantstyle_nets::vae::{Tiling, VaeConfig};
+use names::Names;
 use places::{file, model_index, model_name, model_place};
 use references::Context;
 use serde_json::{Value, json};
@@ -73,6 +76,10 @@ impl Plan {
     /// # Errors
     /// As [`Plan::resolve`].
     pub fn resolve_within(request: &Request, available_bytes: Option<u64>) -> Result<Plan, Error> {
+        let cache = Cache::from_env();
+        let mut names = Names::new(&cache);
+        let request = &mut request.clone();
+        names.resolve(request)?;
         let model = model_place(request)?;
         let index = model_index(&model)?;
         let card = if model == Place::embedded() {
@@ -165,6 +172,7 @@ impl Plan {
             resolved.references[i] = filled;
             references.push(planned);
         }
+        names.restore(&mut resolved);
         Ok(Plan {
             width,
             height,
@@ -241,6 +249,9 @@ impl Plan {
 
     /// A short name of the model, for the A1111 text.
     pub fn model_title(&self) -> String {
+        if let Some(name) = self.request.model.as_deref().and_then(names::title) {
+            return name.to_owned();
+        }
         self.model
             .path()
             .file_name()

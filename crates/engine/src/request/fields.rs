@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 pub enum Kind {
     /// Any text.
     Text,
-    /// A file or folder; relative to the job file, on the command line to the current folder.
+    /// A file or folder; relative to the job file, on the command line to the current folder. Where it is a model of some
+    /// kind, a name of the catalogue will do; an existing path wins.
     Path,
-    /// A model's folder, or `embedded`.
+    /// A model's folder, its name in the catalogue, or `embedded`.
     Model,
     /// A whole number of this range.
     Whole(u64, u64),
@@ -123,8 +124,8 @@ pub const REQUEST: &[Field] = &[
         "model",
         Kind::Model,
         "the embedded model",
-        "Diffusers folder of an SD1.5 or SDXL model",
-        "models/sdxl-base",
+        "Diffusers folder of an SD1.5 or SDXL model, or its name in instantstyle pull --list",
+        "sdxl-base",
     ),
     field(
         "width",
@@ -216,7 +217,8 @@ pub const LORA: &[Field] = &[
         "file",
         Kind::Path,
         "",
-        "LoRA of kohya, peft, diffusers or LyCORIS (LoCon, LoHa, LoKr, DoRA), .safetensors or a checkpoint",
+        "LoRA of kohya, peft, diffusers or LyCORIS (LoCon, LoHa, LoKr, DoRA), .safetensors, a checkpoint, or its name in the \
+         catalogue",
         "watercolour.safetensors",
     ),
     field("weight", Kind::Number(-MAX_WEIGHT, MAX_WEIGHT), "1", "Strength of the LoRA", "0.8"),
@@ -236,13 +238,13 @@ pub const REFERENCE: &[Field] = &[
         "adapter",
         Kind::Path,
         "the model's own, if it has one",
-        "The IP-Adapter: base, Plus or Full, .safetensors or .bin",
+        "The IP-Adapter: base, Plus or Full, .safetensors or .bin, or its name in the catalogue",
         "ip-adapter_sdxl.safetensors",
     ),
     field(
         "image_encoder",
         Kind::Path,
-        "the one beside the adapter or in the model, if there is one",
+        "the one of an adapter by name, else the one beside the adapter or in the model",
         "Folder of the CLIP image encoder that the adapter was trained with",
         "sdxl_models/image_encoder",
     ),
@@ -329,7 +331,7 @@ impl Field {
         match self.kind {
             Kind::Text => "a text in quotes".to_owned(),
             Kind::Path => "a path in quotes".to_owned(),
-            Kind::Model => "a folder in quotes, or \"embedded\"".to_owned(),
+            Kind::Model => "a folder or a name in quotes, or \"embedded\"".to_owned(),
             Kind::Whole(least, most) => format!("a whole number from {least} to {most}"),
             Kind::Number(least, most) => format!("a number from {least} to {most}"),
             Kind::Choice(choices) => {

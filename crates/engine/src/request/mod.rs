@@ -7,6 +7,8 @@ pub mod fields;
 mod json;
 mod parse;
 
+pub use parse::nearest;
+
 use crate::error::Error;
 use serde::Serialize;
 use std::path::{Path, PathBuf};

@@ -319,17 +319,18 @@ fn device(text: &str) -> Option<Device> {
 }
 
 /// Absolute, so that a stored request holds wherever its picture is moved. Paths inside the embedded model keep their
-/// name.
+/// name, and so do names of the catalogue, unless there is such a file.
 fn resolve(path: &str, base: &Path) -> PathBuf {
     let joined = base.join(path);
-    if path == crate::model::EMBEDDED || path.starts_with("embedded/") && !joined.exists() {
+    let inside = path.starts_with("embedded/") || instantstyle_hub::catalogue::find(path).is_some();
+    if path == crate::model::EMBEDDED || inside && !joined.exists() {
         return PathBuf::from(path);
     }
     std::path::absolute(&joined).unwrap_or(joined)
 }
 
 /// The name that was probably meant.
-fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
+pub fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
     let letters = text.chars().count();
     known
         .iter()
