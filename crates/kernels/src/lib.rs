@@ -20,8 +20,10 @@
 
 pub mod act;
 pub mod attention;
+pub mod buffer;
 pub mod conv;
 pub mod gemm;
+mod lanes;
 pub mod level;
 pub mod norm;
 mod share;

@@ -28,6 +28,18 @@ impl<'a> Shared<'a> {
     }
 }
 
+impl<'a> Shared<'a> {
+    /// Where `start` is, with `len` values from there on inside.
+    ///
+    /// # Panics
+    /// If they are not inside.
+    pub fn at(&self, start: usize, len: usize) -> *mut f32 {
+        assert!(start.checked_add(len).is_some_and(|end| end <= self.1));
+        // SAFETY: in bounds by the assertion.
+        unsafe { self.0.add(start) }
+    }
+}
+
 /// Runs `task(i)` for i in 0..n on the current rayon pool.
 pub(crate) fn each(n: usize, task: impl Fn(usize) + Sync + Send) {
     use rayon::prelude::*;

@@ -44,7 +44,7 @@ impl Linear {
         assert_eq!(x.channels(), self.inputs, "input width");
         let mut shape = x.shape().to_vec();
         *shape.last_mut().expect("a tensor has an axis") = self.outputs;
-        let mut out = Tensor::zeros(shape);
+        let mut out = Tensor::stale(shape);
         let weight = self.weight.kernel_view().expect("checked on loading");
         let residual = residual.map(Tensor::data);
         gemm::linear(x.data(), self.inputs, weight, self.bias.as_deref(), residual, out.data_mut());
@@ -75,22 +75,32 @@ impl Conv2d {
 
     /// Stride 1, the size kept.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        self.apply(x, 1, self.kernel / 2, self.kernel / 2, false, None)
+        self.apply(x, 1, self.kernel / 2, self.kernel / 2, false, Around::default())
+    }
+
+    /// Stride 1, the size kept, of `x` normalised and activated by SiLU, which is done on the way in.
+    pub fn forward_norm(&self, norm: &GroupNorm, x: &Tensor) -> Tensor {
+        self.forward_around(Around { norm: Some(norm), ..Around::default() }, x)
+    }
+
+    /// The same, with all that a layer can do on its way in and out.
+    pub(crate) fn forward_around(&self, around: Around, x: &Tensor) -> Tensor {
+        self.apply(x, 1, self.kernel / 2, self.kernel / 2, false, around)
     }
 
     /// Stride 1, the size kept, plus `residual` of the output's shape.
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Tensor {
-        self.apply(x, 1, self.kernel / 2, self.kernel / 2, false, Some(residual))
+        self.forward_around(Around { residual: Some(residual), ..Around::default() }, x)
     }
 
     /// Any stride and padding, e.g. the autoencoder's downsampling with zeros after the last row and column only.
     pub fn strided(&self, x: &Tensor, stride: usize, pad_before: usize, pad_after: usize) -> Tensor {
-        self.apply(x, stride, pad_before, pad_after, false, None)
+        self.apply(x, stride, pad_before, pad_after, false, Around::default())
     }
 
     /// Over the input doubled by nearest-neighbour upsampling, which is never stored.
     pub fn upsampled(&self, x: &Tensor) -> Tensor {
-        self.apply(x, 1, self.kernel / 2, self.kernel / 2, true, None)
+        self.apply(x, 1, self.kernel / 2, self.kernel / 2, true, Around::default())
     }
 
     fn apply(
@@ -100,16 +110,16 @@ impl Conv2d {
         pad_before: usize,
         pad_after: usize,
         upsample: bool,
-        residual: Option<&Tensor>,
+        around: Around,
     ) -> Tensor {
         let &[batch, height, width, inputs] = x.shape() else {
             panic!("expected [b, h, w, c], got {:?}", x.shape())
         };
         assert_eq!(inputs, self.inputs, "input channels");
         let weight = self.weight.kernel_view().expect("checked on loading");
-        let residual = residual.map(Tensor::data);
-        if self.kernel == 1 && stride == 1 && !upsample {
-            let mut out = Tensor::zeros([batch, height, width, self.outputs]);
+        let residual = around.residual.map(Tensor::data);
+        if self.kernel == 1 && stride == 1 && !upsample && around.norm.is_none() && around.picture.is_none() {
+            let mut out = Tensor::stale([batch, height, width, self.outputs]);
             gemm::linear(x.data(), inputs, weight, self.bias.as_deref(), residual, out.data_mut());
             return out;
         }
@@ -125,10 +135,24 @@ impl Conv2d {
             pad_after,
             upsample,
         };
-        let mut out = Tensor::zeros([batch, shape.out_height(), shape.out_width(), self.outputs]);
-        conv::conv2d(shape, x.data(), weight, self.bias.as_deref(), residual, out.data_mut());
+        let mut out = Tensor::stale([batch, shape.out_height(), shape.out_width(), self.outputs]);
+        let affine = around.norm.map(|norm| norm.affine(x));
+        let input = conv::Input { data: x.data(), affine: affine.as_ref(), silu: affine.is_some() };
+        let epilogue = conv::Epilogue { bias: self.bias.as_deref(), picture: around.picture, residual };
+        conv::conv2d_fused(shape, &input, weight, &epilogue, out.data_mut());
         out
     }
+}
+
+/// What a convolution does beside its own work, without a pass over a feature map of its own.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Around<'a> {
+    /// Normalises the input, then SiLU.
+    pub norm: Option<&'a GroupNorm>,
+    /// Added to every pixel of a picture, [batch, outputs].
+    pub picture: Option<&'a [f32]>,
+    /// Added to the output, whose shape it has.
+    pub residual: Option<&'a Tensor>,
 }
 
 /// Group normalisation over channels-last pictures.
@@ -152,10 +176,13 @@ impl GroupNorm {
     }
 
     fn apply(&self, x: &Tensor, silu: bool) -> Tensor {
-        let mut out = Tensor::zeros(x.shape());
-        let (gamma, beta) = (&self.gamma, &self.beta);
-        norm::group_norm(x.data(), x.dim(0), self.groups, gamma, beta, self.eps, silu, out.data_mut());
+        let mut out = Tensor::stale(x.shape());
+        self.affine(x).apply(x.data(), silu, out.data_mut());
         out
+    }
+
+    fn affine(&self, x: &Tensor) -> norm::Affine {
+        norm::Affine::of_groups(x.data(), x.dim(0), self.groups, &self.gamma, &self.beta, self.eps)
     }
 }
 
@@ -170,7 +197,7 @@ pub struct LayerNorm {
 impl LayerNorm {
     /// Normalises.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let mut out = Tensor::zeros(x.shape());
+        let mut out = Tensor::stale(x.shape());
         norm::layer_norm(x.data(), &self.gamma, &self.beta, self.eps, out.data_mut());
         out
     }
@@ -187,14 +214,14 @@ pub fn geglu(x: &Tensor) -> Tensor {
     let mut shape = x.shape().to_vec();
     let n = x.channels() / 2;
     *shape.last_mut().expect("a tensor has an axis") = n;
-    let mut out = Tensor::zeros(shape);
+    let mut out = Tensor::stale(shape);
     act::geglu(x.data(), n, out.data_mut());
     out
 }
 
 /// Multi-head attention of `q` [batch, queries, width] over `k`, `v` [batch, keys, width].
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Tensor {
-    let mut out = Tensor::zeros(q.shape());
+    let mut out = Tensor::stale(q.shape());
     attention::attention(
         shape(q, k, heads, causal, None, None),
         q.data(),

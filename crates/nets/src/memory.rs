@@ -1,6 +1,8 @@
 //! How much memory a forward pass takes, from shapes alone: each network's walk books what its layers allocate and free, in
 //! the same order. `tests/memory.rs` compares with an allocator that counts.
 
+use instantstyle_kernels::conv::{Conv, scratch_bytes};
+
 /// Values that are alive, and the most that were.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Ledger {
@@ -36,19 +38,57 @@ impl Ledger {
         self.pass(threads() * QUERIES * keys);
     }
 
-    /// A group norm and a 3×3 convolution twice with a shortcut around them (UNet and autoencoder); the input stays with
-    /// the caller, the output is left alive.
-    pub fn resnet(&mut self, pixels: usize, inputs: usize, outputs: usize) {
-        let (x, y) = (pixels * inputs, pixels * outputs);
-        self.take(x);
-        self.take(y);
-        self.give(x);
-        self.take(y);
-        self.give(y);
+    /// A convolution 3×3 that keeps the size, of a normed input or not; the input stays, the output is left alive.
+    pub fn conv(&mut self, size: Size, inputs: usize, outputs: usize, normed: bool) {
+        let Size { batch, height, width } = size;
+        let conv = Conv {
+            batch,
+            height,
+            width,
+            inputs,
+            outputs,
+            kernel: 3,
+            stride: 1,
+            pad_before: 1,
+            pad_after: 1,
+            upsample: false,
+        };
+        self.take(size.pixels() * outputs);
+        self.pass(scratch_bytes(&conv, normed, threads()) / 4);
+    }
+
+    /// Two convolutions with a shortcut around them (UNet and autoencoder), their norms included; the input stays with the
+    /// caller, the output is left alive.
+    pub fn resnet(&mut self, size: Size, inputs: usize, outputs: usize) {
+        let y = size.pixels() * outputs;
+        self.conv(size, inputs, outputs, true);
         let shortcut = if inputs == outputs { 0 } else { y };
         self.take(shortcut);
-        self.take(y);
+        self.conv(size, outputs, outputs, true);
         self.give(y + shortcut);
+    }
+}
+
+/// Pictures of one size.
+#[derive(Clone, Copy)]
+pub(crate) struct Size {
+    /// Pictures.
+    pub batch: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl Size {
+    /// Pixels of all pictures.
+    pub fn pixels(self) -> usize {
+        self.batch * self.height * self.width
+    }
+
+    /// Doubled.
+    pub fn double(self) -> Self {
+        Size { height: 2 * self.height, width: 2 * self.width, ..self }
     }
 }
 

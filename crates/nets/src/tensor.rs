@@ -1,10 +1,12 @@
 //! A dense f32 array: what flows between layers on the CPU.
 
+use instantstyle_kernels::buffer::Buffer;
+
 /// Row-major f32 values with a shape. Activations are channels-last.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     shape: Vec<usize>,
-    data: Vec<f32>,
+    data: Buffer,
 }
 
 impl Tensor {
@@ -13,7 +15,10 @@ impl Tensor {
     /// # Panics
     /// If the shape's product is not the number of values.
     pub fn new(shape: impl Into<Vec<usize>>, data: Vec<f32>) -> Self {
-        let shape = shape.into();
+        Tensor::of(shape.into(), data.into())
+    }
+
+    fn of(shape: Vec<usize>, data: Buffer) -> Self {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "shape {shape:?}");
         Tensor { shape, data }
     }
@@ -21,7 +26,14 @@ impl Tensor {
     /// All zeros.
     pub fn zeros(shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
-        let data = vec![0.0; shape.iter().product()];
+        let data = Buffer::zeros(shape.iter().product());
+        Tensor { shape, data }
+    }
+
+    /// Values of any kind, all of which the caller is about to write.
+    pub(crate) fn stale(shape: impl Into<Vec<usize>>) -> Self {
+        let shape = shape.into();
+        let data = Buffer::stale(shape.iter().product());
         Tensor { shape, data }
     }
 
@@ -52,7 +64,7 @@ impl Tensor {
 
     /// Gives the values away.
     pub fn into_data(self) -> Vec<f32> {
-        self.data
+        self.data.into_vec()
     }
 
     /// The same values under another shape.
@@ -60,7 +72,7 @@ impl Tensor {
     /// # Panics
     /// If the products differ.
     pub fn reshape(self, shape: impl Into<Vec<usize>>) -> Self {
-        Tensor::new(shape, self.data)
+        Tensor::of(shape.into(), self.data)
     }
 
     /// Index `i` of axis 0, which stays, with length 1.
@@ -71,7 +83,7 @@ impl Tensor {
         let mut shape = self.shape.clone();
         let n = self.data.len() / shape[0];
         shape[0] = 1;
-        Tensor { shape, data: self.data[i * n..(i + 1) * n].to_vec() }
+        Tensor { shape, data: self.data[i * n..(i + 1) * n].to_vec().into() }
     }
 
     /// Joins along the last axis.
@@ -84,7 +96,7 @@ impl Tensor {
         let mut shape = self.shape.clone();
         *shape.last_mut().expect("checked by channels()") = a + b;
         assert_eq!(self.data.len() / a, other.data.len() / b);
-        let mut data = vec![0.0; self.data.len() + other.data.len()];
+        let mut data = Buffer::stale(self.data.len() + other.data.len());
         data.par_chunks_mut(a + b)
             .zip(self.data.par_chunks(a))
             .zip(other.data.par_chunks(b))
@@ -104,7 +116,7 @@ impl Tensor {
         let mut shape = parts[0].shape.clone();
         shape[0] = parts.iter().map(|p| p.shape[0]).sum();
         assert!(parts.iter().all(|p| p.shape[1..] == shape[1..]));
-        Tensor { shape, data: parts.iter().flat_map(|p| p.data.iter().copied()).collect() }
+        Tensor { shape, data: parts.iter().flat_map(|p| p.data.iter().copied()).collect::<Vec<_>>().into() }
     }
 
     /// Joins `[batch, tokens, channels]` along the tokens.

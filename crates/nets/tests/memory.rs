@@ -25,6 +25,7 @@ fn json(path: PathBuf) -> serde_json::Value {
 
 /// Most bytes that `run` had alive beyond what was there before, on one thread.
 fn peak<T>(run: impl FnOnce() -> T) -> u64 {
+    instantstyle_kernels::buffer::release();
     let before = ALLOCATOR.current_usage();
     ALLOCATOR.reset_peak_usage();
     let result = run();

@@ -1,9 +1,19 @@
 //! Element-wise functions, vectorised by the compiler for each level.
 
+mod lanes;
+
+pub(crate) use lanes::silu_lanes;
+
 use crate::level::per_level;
 
 /// Elements handed to one task: large enough to hide the hand-over, small enough to stay in cache.
 const CHUNK: usize = 1 << 14;
+
+/// The logarithm of 2 in two parts, of which the first has so few digits that whole multiples of it are exact.
+const LN2_HIGH: f32 = 0.693_359_4;
+const LN2_LOW: f32 = -2.121_944_4e-4;
+/// Of `(eʳ - 1 - r) / r²`, the highest power first.
+const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5];
 
 /// eˣ with a relative error below 2 ulp on -87..88; 0 below, clamped above.
 ///
@@ -11,19 +21,15 @@ const CHUNK: usize = 1 << 14;
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
-    const LN2_HIGH: f32 = 0.693_359_4;
-    const LN2_LOW: f32 = -2.121_944_4e-4;
     let clamped = x.clamp(-87.0, 88.0);
     // Adding and taking away 1.5 · 2²³ rounds to the nearest whole number without a call.
     const ROUND: f32 = 12_582_912.0;
     let n = clamped.mul_add(LOG2_E, ROUND) - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
-    let mut p = 1.987_569_1e-4f32;
-    p = p.mul_add(r, 1.398_199_9e-3);
-    p = p.mul_add(r, 8.333_452e-3);
-    p = p.mul_add(r, 4.166_579_6e-2);
-    p = p.mul_add(r, 1.666_666_5e-1);
-    p = p.mul_add(r, 0.5);
+    let mut p = EXP[0];
+    for c in &EXP[1..] {
+        p = p.mul_add(r, *c);
+    }
     let e = p.mul_add(r * r, r) + 1.0;
     // The sum above and its bit pattern give 2ⁿ without a conversion that the compiler would have to guard.
     let scale = f32::from_bits(((n + ROUND).to_bits() << 23).wrapping_add(127 << 23));

@@ -1,6 +1,7 @@
 //! Scaled dot-product attention over channels-last tokens (Vaswani et al., arXiv 1706.03762).
 
 use crate::act::exp;
+use crate::buffer::Buffer;
 use crate::gemm::{Blocks, Epilogue, Rows, StridedColumns, StridedRows, serial};
 use crate::level::per_level;
 use crate::share::{Shared, each};
@@ -78,8 +79,8 @@ pub fn attention(shape: Attention, q: &[f32], k: &[f32], v: &[f32], out: &mut [f
         let v = StridedColumns { data: &v[b * keys * width + h * dim..], stride: width, k: keys };
         let (mut pa, mut pb) = (Vec::new(), Vec::new());
         let rows = QUERIES.min(to - from);
-        let mut scores = vec![0f32; rows * keys];
-        let mut result = vec![0f32; rows * dim];
+        let mut scores = Buffer::stale(rows * keys);
+        let mut result = Buffer::stale(rows * dim);
         let mut sums = vec![0f32; rows];
         for q0 in (from..to).step_by(QUERIES) {
             let n = QUERIES.min(to - q0);

@@ -1,11 +1,13 @@
-//! Convolution, channels-last, as an implicit matrix product: the patches are gathered while the left operand is
-//! packed, so no im2col buffer exists.
+//! Convolution, channels-last: by Winograd's algorithms where the kernel is 3×3 and the stride 1, else as an implicit
+//! matrix product.
 
-use crate::Weight;
-use crate::gemm::{Blocks, Epilogue, Left, Right, run};
+mod implicit;
+mod winograd;
 
-/// Channels per block of the shared dimension for a 3×3 kernel: 9 · 32 taps, close to the depth of [`crate::gemm`].
-const CHANNELS: usize = 32;
+use crate::buffer::Buffer;
+use crate::norm::Affine;
+use crate::{Weight, gemm};
+use winograd::Variant;
 
 /// Shapes of one convolution. Input `[batch, height, width, inputs]`, weights `[outputs, inputs, kernel, kernel]`
 /// as checkpoints store them, output `[batch, out_height(), out_width(), outputs]`.
@@ -53,72 +55,36 @@ impl Conv {
     }
 }
 
-struct Patches<'a> {
-    conv: Conv,
-    x: &'a [f32],
-    width: usize,
-    height: usize,
+/// What a convolution reads.
+#[derive(Clone, Copy)]
+pub struct Input<'a> {
+    /// `[batch, height, width, inputs]`.
+    pub data: &'a [f32],
+    /// Applied to each pixel on the way in: a group norm whose statistics are known. The zeros around the picture stay
+    /// zeros.
+    pub affine: Option<&'a Affine>,
+    /// SiLU after `affine`.
+    pub silu: bool,
 }
 
-impl Patches<'_> {
-    /// The input pixel under tap (`ky`, `kx`) of output row `m`, or None in the padding.
-    #[inline(always)]
-    fn pixel(&self, m: usize, ky: usize, kx: usize) -> Option<usize> {
-        let c = &self.conv;
-        let (b, m) = (m / (self.width * self.height), m % (self.width * self.height));
-        let y = (m / self.width * c.stride + ky).wrapping_sub(c.pad_before);
-        let x = (m % self.width * c.stride + kx).wrapping_sub(c.pad_before);
-        let (h, w) = c.virtual_size();
-        if y >= h || x >= w {
-            return None;
-        }
-        let shift = c.upsample as usize;
-        Some((b * c.height + (y >> shift)) * c.width + (x >> shift))
-    }
+/// What happens to the finished sums, in this order.
+#[derive(Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// Added to each pixel, `[outputs]`.
+    pub bias: Option<&'a [f32]>,
+    /// Added to each pixel of one picture, `[batch, outputs]`: what the timestep adds.
+    pub picture: Option<&'a [f32]>,
+    /// Added element by element, of the output's shape.
+    pub residual: Option<&'a [f32]>,
 }
 
-impl Left for Patches<'_> {
-    fn pack(&self, kb: usize, m0: usize, rows: usize, out: &mut [f32]) {
-        let c = &self.conv;
-        let c0 = kb * CHANNELS;
-        let channels = CHANNELS.min(c.inputs - c0);
-        for r in 0..rows {
-            for ky in 0..c.kernel {
-                for kx in 0..c.kernel {
-                    let tap = &mut out[(ky * c.kernel + kx) * channels * rows + r..];
-                    match self.pixel(m0 + r, ky, kx) {
-                        Some(p) => {
-                            let source = &self.x[p * c.inputs + c0..][..channels];
-                            for (i, v) in source.iter().enumerate() {
-                                tap[i * rows] = *v;
-                            }
-                        }
-                        None => (0..channels).for_each(|i| tap[i * rows] = 0.0),
-                    }
-                }
-            }
-        }
-    }
-}
-
-struct Kernels<'a> {
-    weight: Weight<'a>,
-    inputs: usize,
-    taps: usize,
-}
-
-impl Right for Kernels<'_> {
-    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
-        let c0 = kb * CHANNELS;
-        let channels = CHANNELS.min(self.inputs - c0);
-        let row = &mut vec![0f32; channels * self.taps][..];
-        for c in 0..cols {
-            self.weight.widen(((n0 + c) * self.inputs + c0) * self.taps, row);
-            for (i, taps) in row.chunks_exact(self.taps).enumerate() {
-                for (t, v) in taps.iter().enumerate() {
-                    out[(t * channels + i) * nr + c] = *v;
-                }
-            }
+impl Epilogue<'_> {
+    /// What concerns picture `b` and the output channels from `n0` on.
+    fn of_picture(&self, b: usize, n0: usize, outputs: usize) -> Self {
+        Epilogue {
+            bias: self.bias.map(|v| &v[n0..]),
+            picture: self.picture.map(|v| &v[b * outputs + n0..(b + 1) * outputs]),
+            residual: self.residual,
         }
     }
 }
@@ -135,75 +101,112 @@ pub fn conv2d(
     residual: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    let taps = conv.kernel * conv.kernel;
-    assert!(conv.kernel > 0 && conv.stride > 0);
-    assert_eq!(x.len(), conv.batch * conv.height * conv.width * conv.inputs);
-    assert_eq!(weight.len(), conv.outputs * conv.inputs * taps);
-    let (height, width) = (conv.out_height(), conv.out_width());
-    let m = conv.batch * height * width;
-    assert_eq!(out.len(), m * conv.outputs);
-    assert!(bias.is_none_or(|b| b.len() == conv.outputs) && residual.is_none_or(|r| r.len() == out.len()));
-    let blocks = (0..conv.inputs).step_by(CHANNELS).map(|c| CHANNELS.min(conv.inputs - c) * taps).collect();
-    let left = Patches { conv, x, width, height };
-    let right = Kernels { weight, inputs: conv.inputs, taps };
-    run(m, conv.outputs, &Blocks(blocks), &left, &right, Epilogue { bias, residual }, out);
+    let input = Input { data: x, affine: None, silu: false };
+    conv2d_fused(conv, &input, weight, &Epilogue { bias, residual, picture: None }, out);
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gemm::tests::noise;
+/// How a convolution is computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Algorithm {
+    /// As an implicit matrix product: any shape.
+    Implicit,
+    /// Winograd's F(2×2, 3×3): kernel 3×3, stride 1.
+    Winograd2,
+    /// Winograd's F(4×4, 3×3): the same.
+    Winograd4,
+}
 
-    #[test]
-    fn equals_the_definition() {
-        let base = Conv {
-            batch: 2,
-            height: 7,
-            width: 5,
-            inputs: 37,
-            outputs: 35,
-            kernel: 3,
-            stride: 1,
-            pad_before: 1,
-            pad_after: 1,
-            upsample: false,
-        };
-        for conv in [
-            base,
-            Conv { stride: 2, ..base },
-            Conv { stride: 2, pad_before: 0, ..base },
-            Conv { upsample: true, ..base },
-            Conv { kernel: 1, pad_before: 0, pad_after: 0, ..base },
-            Conv { kernel: 5, stride: 5, pad_before: 0, pad_after: 0, inputs: 3, height: 10, ..base },
-        ] {
-            let x = noise(conv.batch * conv.height * conv.width * conv.inputs, 1);
-            let w = noise(conv.outputs * conv.inputs * conv.kernel * conv.kernel, 2);
-            let bias = noise(conv.outputs, 3);
-            let (oh, ow) = (conv.out_height(), conv.out_width());
-            let mut got = vec![f32::NAN; conv.batch * oh * ow * conv.outputs];
-            conv2d(conv, &x, Weight::from_f32(&w), Some(&bias), None, &mut got);
-            let s = conv.upsample as usize;
-            let (vh, vw) = (conv.height << s, conv.width << s);
-            for (i, g) in got.iter().enumerate() {
-                let (o, p) = (i % conv.outputs, i / conv.outputs);
-                let (ox, oy, b) = (p % ow, p / ow % oh, p / ow / oh);
-                let mut want = bias[o] as f64;
-                for ky in 0..conv.kernel {
-                    for kx in 0..conv.kernel {
-                        let y = (oy * conv.stride + ky) as isize - conv.pad_before as isize;
-                        let xx = (ox * conv.stride + kx) as isize - conv.pad_before as isize;
-                        if y < 0 || xx < 0 || y >= vh as isize || xx >= vw as isize {
-                            continue;
-                        }
-                        let pixel = (b * conv.height + (y as usize >> s)) * conv.width + (xx as usize >> s);
-                        for c in 0..conv.inputs {
-                            let weight = w[((o * conv.inputs + c) * conv.kernel + ky) * conv.kernel + kx];
-                            want += weight as f64 * x[pixel * conv.inputs + c] as f64;
-                        }
-                    }
-                }
-                assert!((*g as f64 - want).abs() < 1e-4, "{conv:?} at {i}: {g} {want}");
-            }
+impl Algorithm {
+    fn variant(self) -> Option<Variant> {
+        match self {
+            Algorithm::Implicit => None,
+            Algorithm::Winograd2 => Some(Variant::F2),
+            Algorithm::Winograd4 => Some(Variant::F4),
         }
     }
 }
+
+/// The same, with a group norm and an activation on the way in and more on the way out.
+///
+/// # Panics
+/// If a length does not fit the shapes, or kernel or stride is 0.
+pub fn conv2d_fused(conv: Conv, x: &Input, weight: Weight, epilogue: &Epilogue, out: &mut [f32]) {
+    conv2d_by(choose(&conv), conv, x, weight, epilogue, out);
+}
+
+/// The fastest algorithm by measurement (`benches/README.md`). It depends on the picture's shape, never on the batch, so
+/// that pictures come out the same alone and together.
+pub fn choose(conv: &Conv) -> Algorithm {
+    if conv.kernel != 3 || conv.stride != 1 || conv.inputs < 16 {
+        return Algorithm::Implicit;
+    }
+    let tiles = |m: usize| conv.out_height().div_ceil(m) * conv.out_width().div_ceil(m);
+    // A tile of F(4) costs 36 products, one of F(2) 16.
+    if tiles(4) * 36 <= tiles(2) * 16 { Algorithm::Winograd4 } else { Algorithm::Winograd2 }
+}
+
+/// Bytes that a convolution needs beside input and output on so many threads, the packed operands of implicit
+/// products not counted. `normed` says whether it normalises its input.
+pub fn scratch_bytes(conv: &Conv, normed: bool, threads: usize) -> usize {
+    match choose(conv).variant() {
+        Some(variant) => 4 * winograd::scratch(*conv, variant, threads),
+        None if normed => 4 * conv.batch * conv.height * conv.width * conv.inputs,
+        None => 0,
+    }
+}
+
+/// [`conv2d_fused`] by a given algorithm: for tests and measurements.
+///
+/// # Panics
+/// As [`conv2d_fused`], and if the algorithm cannot compute this shape.
+pub fn conv2d_by(
+    algorithm: Algorithm,
+    conv: Conv,
+    x: &Input,
+    weight: Weight,
+    epilogue: &Epilogue,
+    out: &mut [f32],
+) {
+    let taps = conv.kernel * conv.kernel;
+    assert!(conv.kernel > 0 && conv.stride > 0);
+    assert_eq!(x.data.len(), conv.batch * conv.height * conv.width * conv.inputs);
+    assert_eq!(weight.len(), conv.outputs * conv.inputs * taps);
+    let picture = conv.out_height() * conv.out_width() * conv.outputs;
+    assert_eq!(out.len(), conv.batch * picture);
+    assert!(epilogue.bias.is_none_or(|b| b.len() == conv.outputs));
+    assert!(epilogue.picture.is_none_or(|p| p.len() == conv.batch * conv.outputs));
+    assert!(epilogue.residual.is_none_or(|r| r.len() == out.len()));
+    assert!(x.affine.is_none_or(|a| a.fits(conv.batch, conv.inputs)));
+    if conv.batch == 0 || picture == 0 {
+        return;
+    }
+    if let Some(variant) = algorithm.variant() {
+        assert!(conv.kernel == 3 && conv.stride == 1, "Winograd's algorithms are for kernel 3, stride 1");
+        return winograd::run(conv, variant, x, weight, epilogue, out);
+    }
+    let mut normal = None;
+    if let Some(affine) = x.affine {
+        let mut buffer = Buffer::stale(x.data.len());
+        affine.apply(x.data, x.silu, &mut buffer);
+        normal = Some(buffer);
+    }
+    let data = normal.as_deref().unwrap_or(x.data);
+    let Some(terms) = epilogue.picture else {
+        let finish = gemm::Epilogue { bias: epilogue.bias, residual: epilogue.residual };
+        return implicit::conv2d(conv, data, weight, finish, out);
+    };
+    let one = Conv { batch: 1, ..conv };
+    let input = data.len() / conv.batch;
+    for (b, out) in out.chunks_exact_mut(picture).enumerate() {
+        let mut bias = terms[b * conv.outputs..][..conv.outputs].to_vec();
+        for (sum, b) in bias.iter_mut().zip(epilogue.bias.into_iter().flatten()) {
+            *sum += b;
+        }
+        let residual = epilogue.residual.map(|r| &r[b * picture..][..picture]);
+        let finish = gemm::Epilogue { bias: Some(&bias), residual };
+        implicit::conv2d(one, &data[b * input..][..input], weight, finish, out);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,25 @@ pub(crate) fn noise(n: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
+/// Holds the level as it is.
+pub(crate) fn fixed_level() -> std::sync::RwLockReadGuard<'static, ()> {
+    LEVEL.read().unwrap_or_else(|e| e.into_inner())
+}
+
+/// Runs a test at each level that this machine has.
+pub(crate) fn at_every_level(test: impl Fn(Level)) {
+    for level in [Level::Scalar, Level::Avx2, Level::Avx512] {
+        if level > detected() {
+            println!("ignored: this machine has no {level:?}");
+            continue;
+        }
+        let _one_at_a_time = LEVEL.write().unwrap_or_else(|e| e.into_inner());
+        force(Some(level));
+        test(level);
+        force(None);
+    }
+}
+
 #[test]
 fn every_level_equals_f64() {
     for (i, &(m, n, k)) in

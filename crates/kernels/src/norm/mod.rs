@@ -1,6 +1,7 @@
 //! Group and layer normalisation over channels-last activations.
 
-use crate::act::silu_of;
+use crate::act::silu_lanes;
+use crate::lanes::{Lanes, on_lanes};
 use crate::level::per_level;
 use crate::share::{Shared, each};
 
@@ -15,24 +16,6 @@ per_level! {
                 let v = *v as f64;
                 *s += v;
                 *q += v * v;
-            }
-        }
-    }
-}
-per_level! {
-    fn scale_shift(x: &[f32], scale: &[f32], shift: &[f32], out: &mut [f32]) {
-        for (x, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
-            for (((o, v), a), b) in out.iter_mut().zip(x).zip(scale).zip(shift) {
-                *o = v.mul_add(*a, *b);
-            }
-        }
-    }
-}
-per_level! {
-    fn scale_shift_silu(x: &[f32], scale: &[f32], shift: &[f32], out: &mut [f32]) {
-        for (x, out) in x.chunks_exact(scale.len()).zip(out.chunks_exact_mut(scale.len())) {
-            for (((o, v), a), b) in out.iter_mut().zip(x).zip(scale).zip(shift) {
-                *o = silu_of(v.mul_add(*a, *b));
             }
         }
     }
@@ -67,9 +50,143 @@ pub(crate) fn lanes(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     sum.iter().sum()
 }
 
-/// Group normalisation (Wu & He, arXiv 1803.08494), optionally followed by SiLU.
-///
-/// `x` and `out` are `[batch, pixels, channels]`; `gamma` and `beta` `[channels]`. Statistics in f64.
+/// A group normalisation whose statistics are known: `x · scale + shift`, per picture and channel.
+#[derive(Clone, Debug)]
+pub struct Affine {
+    pub(crate) scale: Vec<f32>,
+    pub(crate) shift: Vec<f32>,
+    channels: usize,
+}
+
+impl Affine {
+    /// Group normalisation (Wu & He, arXiv 1803.08494) of `x` `[batch, pixels, channels]`; `gamma` and `beta` `[channels]`.
+    /// Statistics in f64.
+    ///
+    /// # Panics
+    /// If a length does not fit, or `groups` does not divide the channels.
+    pub fn of_groups(x: &[f32], batch: usize, groups: usize, gamma: &[f32], beta: &[f32], eps: f32) -> Self {
+        let channels = gamma.len();
+        assert!(channels > 0 && groups > 0 && channels % groups == 0 && beta.len() == channels);
+        assert!(batch > 0 && x.len() % (batch * channels) == 0);
+        let parts = Parts::of(x.len() / batch / channels, channels);
+        let mut partial = vec![(Vec::new(), Vec::new()); batch * parts.count];
+        {
+            use rayon::prelude::*;
+            partial.par_iter_mut().enumerate().for_each(|(i, (sum, square))| {
+                *sum = vec![0f64; channels];
+                *square = vec![0f64; channels];
+                sums(&x[parts.range(i)], channels, sum, square);
+            });
+        }
+        let width = channels / groups;
+        let count = (parts.pixels * width) as f64;
+        let mut scale = vec![0f32; batch * channels];
+        let mut shift = vec![0f32; batch * channels];
+        for b in 0..batch {
+            for g in 0..groups {
+                let (mut sum, mut square) = (0f64, 0f64);
+                for (s, q) in &partial[b * parts.count..(b + 1) * parts.count] {
+                    sum += s[g * width..(g + 1) * width].iter().sum::<f64>();
+                    square += q[g * width..(g + 1) * width].iter().sum::<f64>();
+                }
+                let mean = sum / count;
+                let inverse = 1.0 / ((square / count - mean * mean).max(0.0) + eps as f64).sqrt();
+                for c in g * width..(g + 1) * width {
+                    scale[b * channels + c] = (inverse * gamma[c] as f64) as f32;
+                    shift[b * channels + c] = (beta[c] as f64 - mean * inverse * gamma[c] as f64) as f32;
+                }
+            }
+        }
+        Affine { scale, shift, channels }
+    }
+
+    /// True if this belongs to `batch` pictures of `channels` channels.
+    pub fn fits(&self, batch: usize, channels: usize) -> bool {
+        self.channels == channels && self.scale.len() == batch * channels
+    }
+
+    /// Normalises, and applies SiLU if asked for.
+    ///
+    /// # Panics
+    /// If a length does not fit.
+    pub fn apply(&self, x: &[f32], silu: bool, out: &mut [f32]) {
+        let channels = self.channels;
+        let batch = self.scale.len() / channels;
+        assert!(x.len() % (batch * channels) == 0 && out.len() == x.len());
+        let parts = Parts::of(x.len() / batch / channels, channels);
+        let out = Shared::new(out);
+        each(batch * parts.count, |i| {
+            let (range, c) = (parts.range(i), i / parts.count * channels..(i / parts.count + 1) * channels);
+            // SAFETY: the parts do not overlap; scale and shift are one row long.
+            unsafe {
+                let out = out.part(range.start, range.len());
+                normalise(&x[range], &self.scale[c.clone()], &self.shift[c], silu, out);
+            }
+        });
+    }
+}
+
+/// The pixels of each picture in parts of [`ROWS`].
+struct Parts {
+    pixels: usize,
+    channels: usize,
+    count: usize,
+}
+
+impl Parts {
+    fn of(pixels: usize, channels: usize) -> Self {
+        Parts { pixels, channels, count: pixels.div_ceil(ROWS) }
+    }
+
+    /// The values of part `i`, counted over all pictures.
+    fn range(&self, i: usize) -> std::ops::Range<usize> {
+        let (b, p) = (i / self.count, i % self.count);
+        let start = (b * self.pixels + p * ROWS) * self.channels;
+        start..start + ROWS.min(self.pixels - p * ROWS) * self.channels
+    }
+}
+
+on_lanes! {
+    /// `to = x · scale + shift`, then SiLU if asked for, for rows as long as `scale`.
+    ///
+    /// # Safety
+    /// `shift` must be as long as `scale`, `to` as long as `x`, and that a whole number of rows.
+    pub(crate) fn normalise(x: &[f32], scale: &[f32], shift: &[f32], silu: bool, to: &mut [f32]) = normalise_on
+}
+
+#[inline(always)]
+unsafe fn normalise_on<V: Lanes>(x: &[f32], scale: &[f32], shift: &[f32], silu: bool, to: &mut [f32]) {
+    let n = scale.len();
+    let one = |x: *const f32, scale: *const f32, shift: *const f32, to: *mut f32| {
+        // SAFETY: called with a vector's worth of values at each pointer.
+        unsafe {
+            let v = V::load(x).mul_add(V::load(scale), V::load(shift));
+            let v = if silu { silu_lanes(v) } else { v };
+            v.store(to);
+        }
+    };
+    let whole = n / V::WIDTH * V::WIDTH;
+    for (x, to) in x.chunks_exact(n).zip(to.chunks_exact_mut(n)) {
+        for i in (0..whole).step_by(V::WIDTH) {
+            // SAFETY: i + WIDTH is within all four.
+            unsafe {
+                one(x.as_ptr().add(i), scale.as_ptr().add(i), shift.as_ptr().add(i), to.as_mut_ptr().add(i));
+            }
+        }
+        let rest = n - whole;
+        if rest > 0 {
+            let mut last = [[0f32; 16]; 4];
+            for (last, from) in last.iter_mut().zip([x, scale, shift]) {
+                last[..rest].copy_from_slice(&from[whole..]);
+            }
+            let [x, scale, shift, out] = &mut last;
+            one(x.as_ptr(), scale.as_ptr(), shift.as_ptr(), out.as_mut_ptr());
+            to[whole..].copy_from_slice(&out[..rest]);
+        }
+    }
+}
+
+/// Group normalisation, optionally followed by SiLU: [`Affine::of_groups`] and [`Affine::apply`].
 ///
 /// # Panics
 /// If a length does not fit, or `groups` does not divide the channels.
@@ -84,52 +201,7 @@ pub fn group_norm(
     silu: bool,
     out: &mut [f32],
 ) {
-    let channels = gamma.len();
-    assert!(channels > 0 && groups > 0 && channels % groups == 0 && beta.len() == channels);
-    assert!(batch > 0 && x.len() % (batch * channels) == 0 && out.len() == x.len());
-    let pixels = x.len() / batch / channels;
-    let parts = pixels.div_ceil(ROWS);
-    let part = |b: usize, p: usize| {
-        let start = (b * pixels + p * ROWS) * channels;
-        start..start + ROWS.min(pixels - p * ROWS) * channels
-    };
-    let mut partial = vec![(Vec::new(), Vec::new()); batch * parts];
-    {
-        use rayon::prelude::*;
-        partial.par_iter_mut().enumerate().for_each(|(i, (sum, square))| {
-            *sum = vec![0f64; channels];
-            *square = vec![0f64; channels];
-            sums(&x[part(i / parts, i % parts)], channels, sum, square);
-        });
-    }
-    let width = channels / groups;
-    let count = (pixels * width) as f64;
-    let mut scale = vec![0f32; batch * channels];
-    let mut shift = vec![0f32; batch * channels];
-    for b in 0..batch {
-        for g in 0..groups {
-            let (mut sum, mut square) = (0f64, 0f64);
-            for (s, q) in &partial[b * parts..(b + 1) * parts] {
-                sum += s[g * width..(g + 1) * width].iter().sum::<f64>();
-                square += q[g * width..(g + 1) * width].iter().sum::<f64>();
-            }
-            let mean = sum / count;
-            let inverse = 1.0 / ((square / count - mean * mean).max(0.0) + eps as f64).sqrt();
-            for c in g * width..(g + 1) * width {
-                scale[b * channels + c] = (inverse * gamma[c] as f64) as f32;
-                shift[b * channels + c] = (beta[c] as f64 - mean * inverse * gamma[c] as f64) as f32;
-            }
-        }
-    }
-    let apply = if silu { scale_shift_silu } else { scale_shift };
-    let out = Shared::new(out);
-    each(batch * parts, |i| {
-        let (b, range) = (i / parts, part(i / parts, i % parts));
-        // SAFETY: the parts do not overlap.
-        let out = unsafe { out.part(range.start, range.len()) };
-        let c = b * channels..(b + 1) * channels;
-        apply(&x[range], &scale[c.clone()], &shift[c], out);
-    });
+    Affine::of_groups(x, batch, groups, gamma, beta, eps).apply(x, silu, out);
 }
 
 /// Layer normalisation over the last axis (Ba et al., arXiv 1607.06450); `x` and `out` are `[rows, gamma.len()]`.

@@ -3,7 +3,7 @@
 use super::trunk::{Counter, Pass};
 use super::{KeyValue, LevelConfig, UNetConfig};
 use crate::error::ModelError;
-use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear, attend, attend_add, geglu};
+use crate::layers::{Around, Conv2d, GroupNorm, LayerNorm, Linear, attend, attend_add, geglu};
 use crate::load::Loader;
 use crate::tensor::Tensor;
 
@@ -48,19 +48,11 @@ impl Resnet {
     }
 
     pub(super) fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        let mut h = self.conv1.forward(&self.norm1.forward_silu(x));
-        let (channels, picture) = (h.channels(), h.dim(1) * h.dim(2) * h.channels());
-        let time = pass.time(self.index).chunks_exact(channels);
-        for (picture, time) in h.data_mut().chunks_exact_mut(picture).zip(time) {
-            for pixel in picture.chunks_exact_mut(channels) {
-                pixel.iter_mut().zip(time).for_each(|(p, t)| *p += t);
-            }
-        }
-        h = self.norm2.forward_silu(&h);
-        match &self.shortcut {
-            Some(shortcut) => self.conv2.forward_add(&h, &shortcut.forward(x)),
-            None => self.conv2.forward_add(&h, x),
-        }
+        let time = Around { norm: Some(&self.norm1), picture: Some(pass.time(self.index)), residual: None };
+        let h = self.conv1.forward_around(time, x);
+        let shortcut = self.shortcut.as_ref().map(|s| s.forward(x));
+        let residual = Some(shortcut.as_ref().unwrap_or(x));
+        self.conv2.forward_around(Around { norm: Some(&self.norm2), residual, picture: None }, &h)
     }
 }
 
@@ -172,6 +164,6 @@ impl Spatial {
         for block in &self.blocks {
             h = block.forward(h, pass);
         }
-        self.proj_out.forward_add(&h, &x.clone().reshape(tokens)).reshape(x.shape())
+        self.proj_out.forward_add(&h, &x).reshape(x.shape())
     }
 }

@@ -1,15 +1,15 @@
 //! Memory of the UNet's passes, from shapes.
 
 use super::{LevelConfig, UNetConfig};
-use crate::memory::Ledger;
+use crate::memory::{Ledger, Size};
 
 impl UNetConfig {
     /// Most bytes alive during one call for `rows` latents of this size, beside what is kept over the steps.
     pub fn forward_bytes(&self, rows: usize, height: usize, width: usize) -> u64 {
         let mut ledger = Ledger::default();
-        let sizes: Vec<(usize, usize)> =
-            (0..self.levels.len()).map(|i| (height.div_ceil(1 << i), width.div_ceil(1 << i))).collect();
-        let pixels = |i: usize| rows * sizes[i].0 * sizes[i].1;
+        let size =
+            |i: usize| Size { batch: rows, height: height.div_ceil(1 << i), width: width.div_ceil(1 << i) };
+        let pixels = |i: usize| size(i).pixels();
         let first = self.levels[0].width;
         ledger.take(pixels(0) * self.in_channels);
         // The first activation and its copy for the way up.
@@ -19,7 +19,7 @@ impl UNetConfig {
         let last = self.levels.len() - 1;
         for (i, level) in self.levels.iter().enumerate() {
             for _ in 0..level.layers {
-                layer(&mut ledger, level, pixels(i), inputs, rows);
+                layer(&mut ledger, level, size(i), inputs);
                 ledger.give(pixels(i) * inputs);
                 inputs = level.width;
                 skips.push(pixels(i) * inputs);
@@ -34,11 +34,11 @@ impl UNetConfig {
         }
         if let Some(depth) = self.mid {
             let n = pixels(last);
-            ledger.resnet(n, inputs, inputs);
+            ledger.resnet(size(last), inputs, inputs);
             ledger.give(n * inputs);
             if depth > 0 {
                 spatial(&mut ledger, &self.levels[last], depth, n, n / rows.max(1));
-                ledger.resnet(n, inputs, inputs);
+                ledger.resnet(size(last), inputs, inputs);
                 ledger.give(n * inputs);
             }
         }
@@ -48,17 +48,17 @@ impl UNetConfig {
                 let skip = skips.pop().unwrap_or(0);
                 let both = n * inputs + skip;
                 ledger.take(both);
-                layer(&mut ledger, level, n, both / n.max(1), rows);
+                layer(&mut ledger, level, size(i), both / n.max(1));
                 // What was joined, the skip, and what came from below.
                 ledger.give(both + skip + n * inputs);
                 inputs = level.width;
             }
             if i > 0 {
-                ledger.take(pixels(i - 1) * inputs);
+                ledger.conv(size(i - 1), inputs, inputs, false);
                 ledger.give(n * inputs);
             }
         }
-        ledger.take(pixels(0) * (inputs + self.out_channels));
+        ledger.conv(size(0), inputs, self.out_channels, true);
         ledger.peak_bytes()
     }
 
@@ -70,10 +70,10 @@ impl UNetConfig {
 }
 
 /// A resnet and the transformers after it; the input stays, the output is left alive.
-fn layer(ledger: &mut Ledger, level: &LevelConfig, pixels: usize, inputs: usize, rows: usize) {
-    ledger.resnet(pixels, inputs, level.width);
+fn layer(ledger: &mut Ledger, level: &LevelConfig, size: Size, inputs: usize) {
+    ledger.resnet(size, inputs, level.width);
     if level.transformers > 0 {
-        spatial(ledger, level, level.transformers, pixels, pixels / rows.max(1));
+        spatial(ledger, level, level.transformers, size.pixels(), size.height * size.width);
     }
 }
 
@@ -102,7 +102,7 @@ fn spatial(ledger: &mut Ledger, level: &LevelConfig, depth: usize, pixels: usize
         // Only the last sum is left.
         ledger.give(3 * x + x + 3 * x + 4 * x + x);
     }
-    // A copy of what was given, and the output.
-    ledger.take(2 * x);
-    ledger.give(3 * x);
+    // The output.
+    ledger.take(x);
+    ledger.give(2 * x);
 }

@@ -188,7 +188,7 @@ impl UNet {
             }
             seen(format_args!("up_blocks.{i}"), &h);
         }
-        self.conv_out.forward(&self.norm_out.forward_silu(&h))
+        self.conv_out.forward_norm(&self.norm_out, &h)
     }
 }
 

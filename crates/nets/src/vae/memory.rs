@@ -1,64 +1,67 @@
 //! Memory of the autoencoder's passes, from shapes.
 
 use super::VaeConfig;
-use crate::memory::Ledger;
+use crate::memory::{Ledger, Size};
 
 impl VaeConfig {
     /// Most bytes alive while one picture's latents of this size are decoded, latents and picture included.
     pub fn decode_bytes(&self, height: usize, width: usize) -> u64 {
         let mut ledger = Ledger::default();
-        let mut pixels = height * width;
+        let mut size = Size { batch: 1, height, width };
+        let pixels = size.pixels();
         let mut inputs = self.block_out_channels.last().copied().unwrap_or(0);
         // The latents, before and after the 1×1 convolution.
         ledger.take(pixels * self.latent_channels * 2);
         ledger.take(pixels * inputs);
         ledger.give(pixels * self.latent_channels);
-        self.middle(&mut ledger, pixels, inputs);
+        self.middle(&mut ledger, size, inputs);
         for (i, &outputs) in self.block_out_channels.iter().rev().enumerate() {
             for _ in 0..self.layers_per_block + 1 {
-                ledger.resnet(pixels, inputs, outputs);
-                ledger.give(pixels * inputs);
+                ledger.resnet(size, inputs, outputs);
+                ledger.give(size.pixels() * inputs);
                 inputs = outputs;
             }
             if i + 1 < self.block_out_channels.len() {
-                ledger.take(4 * pixels * outputs);
-                ledger.give(pixels * outputs);
-                pixels *= 4;
+                ledger.conv(size.double(), outputs, outputs, false);
+                ledger.give(size.pixels() * outputs);
+                size = size.double();
             }
         }
-        ledger.take(pixels * inputs);
-        ledger.take(pixels * self.out_channels);
+        ledger.conv(size, inputs, self.out_channels, true);
         ledger.peak_bytes()
     }
 
     /// Most bytes alive while one picture of this size is encoded, picture and moments included.
     pub fn encode_bytes(&self, height: usize, width: usize) -> u64 {
         let mut ledger = Ledger::default();
-        let mut pixels = height * width;
+        let mut size = Size { batch: 1, height, width };
+        let pixels = size.pixels();
         let mut inputs = self.block_out_channels.first().copied().unwrap_or(0);
         ledger.take(pixels * self.in_channels);
         ledger.take(pixels * inputs);
         for (i, &outputs) in self.block_out_channels.iter().enumerate() {
             for _ in 0..self.layers_per_block {
-                ledger.resnet(pixels, inputs, outputs);
-                ledger.give(pixels * inputs);
+                ledger.resnet(size, inputs, outputs);
+                ledger.give(size.pixels() * inputs);
                 inputs = outputs;
             }
             if i + 1 < self.block_out_channels.len() {
-                ledger.take(pixels / 4 * outputs);
-                ledger.give(pixels * outputs);
-                pixels /= 4;
+                ledger.take(size.pixels() / 4 * outputs);
+                ledger.give(size.pixels() * outputs);
+                size = Size { height: size.height / 2, width: size.width / 2, ..size };
             }
         }
-        self.middle(&mut ledger, pixels, inputs);
-        ledger.take(pixels * (inputs + 4 * self.latent_channels));
+        self.middle(&mut ledger, size, inputs);
+        ledger.conv(size, inputs, 2 * self.latent_channels, true);
+        ledger.take(size.pixels() * 2 * self.latent_channels);
         ledger.peak_bytes()
     }
 
     /// The block between the two halves; the input goes, the output stays.
-    fn middle(&self, ledger: &mut Ledger, pixels: usize, channels: usize) {
+    fn middle(&self, ledger: &mut Ledger, size: Size, channels: usize) {
+        let pixels = size.pixels();
         let x = pixels * channels;
-        ledger.resnet(pixels, channels, channels);
+        ledger.resnet(size, channels, channels);
         ledger.give(x);
         if self.mid_block_add_attention {
             // The norm, queries, keys, values and what is attended; then the output beside the norm and the latter.
@@ -68,7 +71,7 @@ impl VaeConfig {
             ledger.take(x);
             ledger.give(3 * x);
         }
-        ledger.resnet(pixels, channels, channels);
+        ledger.resnet(size, channels, channels);
         ledger.give(x);
     }
 }

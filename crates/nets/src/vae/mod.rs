@@ -6,7 +6,7 @@ mod tiling;
 pub use tiling::Tiling;
 
 use crate::error::ModelError;
-use crate::layers::{Conv2d, GroupNorm, Linear, attend};
+use crate::layers::{Around, Conv2d, GroupNorm, Linear, attend};
 use crate::load::Loader;
 use crate::tensor::Tensor;
 use crate::weights::Weights;
@@ -109,13 +109,10 @@ impl Resnet {
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
-        let mut h = self.conv1.forward(&self.norm1.forward_silu(x));
-        // Not a new name: what was before goes at once, at full size a sixth of the peak.
-        h = self.norm2.forward_silu(&h);
-        match &self.shortcut {
-            Some(shortcut) => self.conv2.forward_add(&h, &shortcut.forward(x)),
-            None => self.conv2.forward_add(&h, x),
-        }
+        let h = self.conv1.forward_norm(&self.norm1, x);
+        let shortcut = self.shortcut.as_ref().map(|s| s.forward(x));
+        let residual = Some(shortcut.as_ref().unwrap_or(x));
+        self.conv2.forward_around(Around { norm: Some(&self.norm2), residual, picture: None }, &h)
     }
 }
 
@@ -281,7 +278,7 @@ impl Decoder {
                 h = conv.upsampled(&h);
             }
         }
-        self.conv_out.forward(&self.norm_out.forward_silu(&h))
+        self.conv_out.forward_norm(&self.norm_out, &h)
     }
 
     /// The same in tiles, for one picture: `rows` gets its rows from the top down, [1, rows, width, 3] at a time, and may stop.
@@ -363,7 +360,7 @@ impl Encoder {
                 h = conv.strided(&h, 2, 0, 1);
             }
         }
-        let h = self.conv_out.forward(&self.norm_out.forward_silu(&self.mid.forward(&h)));
+        let h = self.conv_out.forward_norm(&self.norm_out, &self.mid.forward(&h));
         match &self.quant {
             Some(conv) => conv.forward(&h),
             None => h,

@@ -1,0 +1,105 @@
+//! Convolutions at the shapes of SD1.5's UNet (512 px, guided: batch 2) and of the autoencoder's decoder, one thread.
+//!
+//! `cargo bench -p instantstyle-kernels --bench conv [-- FILTER]`. Times are CPU time of the thread, the least of some
+//! runs, so that other programs on the machine disturb little. The operations are those of the definition, so that
+//! Winograd's algorithms can pass the machine's peak.
+#![allow(unsafe_code, missing_docs)]
+
+use instantstyle_kernels::Weight;
+use instantstyle_kernels::conv::{Algorithm, Conv, Epilogue, Input, choose, conv2d_by};
+
+/// Batch, side, inputs, outputs, stride, doubled.
+const SHAPES: &[(&str, usize, usize, usize, usize, usize, bool)] = &[
+    ("sd15 in", 2, 64, 4, 320, 1, false),
+    ("sd15 64", 2, 64, 320, 320, 1, false),
+    ("sd15 64 up", 2, 64, 640, 320, 1, false),
+    ("sd15 64 up", 2, 64, 960, 320, 1, false),
+    ("sd15 64 down", 2, 64, 320, 320, 2, false),
+    ("sd15 32", 2, 32, 320, 640, 1, false),
+    ("sd15 32", 2, 32, 640, 640, 1, false),
+    ("sd15 32 up", 2, 32, 1280, 640, 1, false),
+    ("sd15 32 up", 2, 32, 1920, 640, 1, false),
+    ("sd15 32 double", 2, 32, 640, 640, 1, true),
+    ("sd15 16", 2, 16, 1280, 1280, 1, false),
+    ("sd15 16 up", 2, 16, 2560, 1280, 1, false),
+    ("sd15 16 double", 2, 16, 1280, 1280, 1, true),
+    ("sd15 8", 2, 8, 1280, 1280, 1, false),
+    ("sd15 8 up", 2, 8, 2560, 1280, 1, false),
+    ("sd15 8 double", 2, 8, 1280, 1280, 1, true),
+    ("sd15 out", 2, 64, 320, 4, 1, false),
+    ("vae 64", 1, 64, 512, 512, 1, false),
+    ("vae 64 double", 1, 64, 512, 512, 1, true),
+    ("vae 128", 1, 128, 512, 512, 1, false),
+    ("vae 256", 1, 256, 512, 256, 1, false),
+    ("vae 256", 1, 256, 256, 256, 1, false),
+    ("vae 256 double", 1, 256, 256, 256, 1, true),
+    ("vae 512", 1, 512, 256, 128, 1, false),
+    ("vae 512", 1, 512, 128, 128, 1, false),
+    ("vae out", 1, 512, 128, 3, 1, false),
+];
+
+/// CPU time of this thread in seconds.
+fn cpu_s() -> f64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the clock exists on Linux and `t` is a valid place.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
+    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
+}
+
+/// The least time of at least three runs, until half a second is spent.
+fn best(mut f: impl FnMut()) -> f64 {
+    let (mut best, mut spent, mut n) = (f64::INFINITY, 0.0, 0);
+    while n < 3 || (spent < 0.5 && n < 50) {
+        let start = cpu_s();
+        f();
+        let took = cpu_s() - start;
+        best = best.min(took);
+        spent += took;
+        n += 1;
+    }
+    best
+}
+
+fn main() {
+    let filter = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+    println!("{:<44} {:>9} {:>24} {:>24} {:>24}", "shape", "GFLOP", "implicit", "F(2,3)", "F(4,3)");
+    for &(name, batch, side, inputs, outputs, stride, upsample) in SHAPES {
+        if !name.contains(&filter) {
+            continue;
+        }
+        let conv = Conv {
+            batch,
+            height: side,
+            width: side,
+            inputs,
+            outputs,
+            kernel: 3,
+            stride,
+            pad_before: 1,
+            pad_after: 1,
+            upsample,
+        };
+        let noise = |n: usize| (0..n).map(|i| (i * 7919 % 1999) as f32 * 1e-3 - 1.0).collect::<Vec<_>>();
+        let (x, w) = (noise(batch * side * side * inputs), noise(inputs * outputs * 9));
+        let pixels = batch * conv.out_height() * conv.out_width();
+        let mut out = vec![0f32; pixels * outputs];
+        let bias = noise(outputs);
+        let work = (pixels * inputs * outputs * 18) as f64;
+        let label = format!("{name} {batch}x{side}x{side}x{inputs} -> {outputs}");
+        print!("{label:<44} {:>9.2}", work * 1e-9);
+        for algorithm in [Algorithm::Implicit, Algorithm::Winograd2, Algorithm::Winograd4] {
+            if algorithm != Algorithm::Implicit && stride > 1 {
+                continue;
+            }
+            let input = Input { data: &x, affine: None, silu: false };
+            let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
+            let s = pool.install(|| {
+                best(|| conv2d_by(algorithm, conv, &input, Weight::from_f32(&w), &epilogue, &mut out))
+            });
+            let mark = if algorithm == choose(&conv) { "*" } else { " " };
+            print!(" {:>9.2} ms {:>6.0} Gop/s{mark}", s * 1e3, work / s * 1e-9);
+        }
+        println!();
+    }
+}

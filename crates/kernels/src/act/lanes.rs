@@ -1,0 +1,111 @@
+//! Exponentials of whole vectors.
+
+use crate::lanes::Lanes;
+
+/// Adding 1.5 · 2²³ rounds to the nearest whole number and leaves it in the low bits.
+const ROUND: f32 = 12_582_912.0;
+
+/// 2ˣ with a relative error below 1.5 ulp for x in -126..127; 2⁻¹²⁶ below, undefined above.
+///
+/// The coefficients are those of the polynomial of degree 6 with the least relative error on |r| ≤ ½ (Remez; 1.9e-9 before
+/// rounding).
+#[cfg_attr(not(test), expect(dead_code))]
+#[inline(always)]
+pub(crate) fn exp2_lanes<V: Lanes>(x: V) -> V {
+    // SAFETY: a vector exists, so the machine has its level.
+    let constant = |v| unsafe { V::splat(v) };
+    let x = x.max(constant(-126.0));
+    let magic = x.add(constant(ROUND));
+    let r = x.sub(magic.sub(constant(ROUND)));
+    let mut p = constant(1.534_581_2e-4);
+    for c in [1.339_993_1e-3, 9.618_489e-3, 5.550_328_6e-2, 2.402_264_6e-1, std::f32::consts::LN_2, 1.0] {
+        p = p.mul_add(r, constant(c));
+    }
+    p.scale_by_power(magic)
+}
+
+/// eˣ with a relative error below 2 ulp for x in -87..88, clamped outside: [`super::exp`] for vectors.
+#[inline(always)]
+fn exp_lanes<V: Lanes>(x: V) -> V {
+    // SAFETY: a vector exists, so the machine has its level.
+    let constant = |v| unsafe { V::splat(v) };
+    let x = x.max(constant(-87.0)).min(constant(88.0));
+    let magic = x.mul_add(constant(std::f32::consts::LOG2_E), constant(ROUND));
+    let n = magic.sub(constant(ROUND));
+    let r = n.neg_mul_add(constant(super::LN2_LOW), n.neg_mul_add(constant(super::LN2_HIGH), x));
+    let [first, rest @ ..] = super::EXP;
+    let mut p = constant(first);
+    for c in rest {
+        p = p.mul_add(r, constant(c));
+    }
+    p.mul_add(r.mul(r), r).add(constant(1.0)).scale_by_power(magic)
+}
+
+/// x · σ(x).
+#[inline(always)]
+pub(crate) fn silu_lanes<V: Lanes>(x: V) -> V {
+    // SAFETY: a vector exists, so the machine has its level.
+    let (zero, one) = unsafe { (V::splat(0.0), V::splat(1.0)) };
+    x.div(one.add(exp_lanes(zero.sub(x))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::tests::at_every_level;
+    use crate::lanes::on_lanes;
+
+    on_lanes! {
+        /// # Safety
+        /// None beyond the level's.
+        fn powers(x: &[f32; 16], two: &mut [f32; 16], e: &mut [f32; 16], silu: &mut [f32; 16]) = powers_on
+    }
+
+    #[inline(always)]
+    unsafe fn powers_on<V: Lanes>(
+        x: &[f32; 16],
+        two: &mut [f32; 16],
+        e: &mut [f32; 16],
+        silu: &mut [f32; 16],
+    ) {
+        for i in (0..16).step_by(V::WIDTH) {
+            // SAFETY: 16 is a multiple of every width.
+            unsafe {
+                let x = V::load(x.as_ptr().add(i));
+                exp2_lanes(x).store(two.as_mut_ptr().add(i));
+                exp_lanes(x).store(e.as_mut_ptr().add(i));
+                silu_lanes(x).store(silu.as_mut_ptr().add(i));
+            }
+        }
+    }
+
+    #[test]
+    fn exponentials_are_within_their_bounds() {
+        at_every_level(|level| {
+            let mut worst = [0f64; 3];
+            for i in 0..16_000 {
+                let x = std::array::from_fn(|l| (i as f32 - 8000.0) * 1.07e-2 + l as f32 * 6.9e-4);
+                let mut got = [[0f32; 16]; 3];
+                let [two, e, silu] = &mut got;
+                // SAFETY: the level is chosen from those that were detected.
+                unsafe { powers(&x, two, e, silu) };
+                for (l, x) in x.iter().map(|x| *x as f64).enumerate() {
+                    let want = [x.exp2(), x.exp(), x / (1.0 + (-x).exp())];
+                    for k in 0..3 {
+                        worst[k] = worst[k].max(((got[k][l] as f64 - want[k]) / want[k]).abs());
+                    }
+                }
+            }
+            println!("{level:?}: {worst:?}");
+            let ulp = f32::EPSILON as f64;
+            assert!(
+                worst[0] < 1.5 * ulp && worst[1] < 2.0 * ulp && worst[2] < 4.0 * ulp,
+                "{level:?} {worst:?}"
+            );
+        });
+        let (mut two, mut e, mut silu) = ([0f32; 16], [0f32; 16], [0f32; 16]);
+        // SAFETY: as above.
+        unsafe { powers(&[-1e30; 16], &mut two, &mut e, &mut silu) };
+        assert!(two.iter().all(|v| (0.0..1.2e-38).contains(v)), "{two:?}");
+    }
+}

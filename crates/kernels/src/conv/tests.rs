@@ -1,0 +1,177 @@
+use super::*;
+use crate::gemm::tests::{at_every_level, noise};
+
+const BASE: Conv = Conv {
+    batch: 2,
+    height: 7,
+    width: 5,
+    inputs: 37,
+    outputs: 35,
+    kernel: 3,
+    stride: 1,
+    pad_before: 1,
+    pad_after: 1,
+    upsample: false,
+};
+
+/// The definition in f64, without what comes before and after.
+fn definition(conv: &Conv, x: &[f64], w: &[f32]) -> Vec<f64> {
+    let (oh, ow) = (conv.out_height(), conv.out_width());
+    let s = conv.upsample as usize;
+    let (vh, vw) = (conv.height << s, conv.width << s);
+    let mut out = vec![0f64; conv.batch * oh * ow * conv.outputs];
+    for (i, out) in out.iter_mut().enumerate() {
+        let (o, p) = (i % conv.outputs, i / conv.outputs);
+        let (ox, oy, b) = (p % ow, p / ow % oh, p / ow / oh);
+        for ky in 0..conv.kernel {
+            for kx in 0..conv.kernel {
+                let y = (oy * conv.stride + ky).wrapping_sub(conv.pad_before);
+                let xx = (ox * conv.stride + kx).wrapping_sub(conv.pad_before);
+                if y >= vh || xx >= vw {
+                    continue;
+                }
+                let pixel = (b * conv.height + (y >> s)) * conv.width + (xx >> s);
+                for c in 0..conv.inputs {
+                    let weight = w[((o * conv.inputs + c) * conv.kernel + ky) * conv.kernel + kx];
+                    *out += weight as f64 * x[pixel * conv.inputs + c];
+                }
+            }
+        }
+    }
+    out
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|v| *v as f64).collect()
+}
+
+/// The algorithms that can compute this convolution.
+fn algorithms(conv: &Conv) -> Vec<Algorithm> {
+    let mut all = vec![Algorithm::Implicit];
+    if conv.kernel == 3 && conv.stride == 1 {
+        all.extend([Algorithm::Winograd2, Algorithm::Winograd4]);
+    }
+    all
+}
+
+#[test]
+fn every_algorithm_equals_the_definition() {
+    let base = BASE;
+    for conv in [
+        base,
+        Conv { stride: 2, ..base },
+        Conv { stride: 2, pad_before: 0, ..base },
+        Conv { upsample: true, ..base },
+        Conv { upsample: true, height: 1, width: 9, inputs: 16, outputs: 64, ..base },
+        Conv { kernel: 1, pad_before: 0, pad_after: 0, ..base },
+        Conv { kernel: 5, stride: 5, pad_before: 0, pad_after: 0, inputs: 3, height: 10, ..base },
+        Conv { height: 16, width: 12, inputs: 32, outputs: 32, ..base },
+        Conv { height: 1, width: 1, inputs: 1, outputs: 1, ..base },
+        Conv { height: 33, width: 21, inputs: 130, outputs: 3, batch: 1, ..base },
+        Conv { height: 9, width: 4, inputs: 340, outputs: 33, batch: 1, ..base },
+        Conv { pad_before: 0, pad_after: 1, ..base },
+    ] {
+        let x = noise(conv.batch * conv.height * conv.width * conv.inputs, 1);
+        let w = noise(conv.outputs * conv.inputs * conv.kernel * conv.kernel, 2);
+        let bias = noise(conv.outputs, 3);
+        let n = conv.out_height() * conv.out_width() * conv.outputs;
+        let residual = noise(conv.batch * n, 4);
+        let picture = noise(conv.batch * conv.outputs, 5);
+        let plain = definition(&conv, &wide(&x), &w);
+        for algorithm in algorithms(&conv) {
+            at_every_level(|level| {
+                for terms in 0..8 {
+                    let epilogue = Epilogue {
+                        bias: (terms & 1 > 0).then_some(&bias),
+                        picture: (terms & 2 > 0).then_some(&picture),
+                        residual: (terms & 4 > 0).then_some(&residual),
+                    };
+                    let input = Input { data: &x, affine: None, silu: false };
+                    let mut got = vec![f32::NAN; conv.batch * n];
+                    conv2d_by(algorithm, conv, &input, Weight::from_f32(&w), &epilogue, &mut got);
+                    for (i, g) in got.iter().enumerate() {
+                        let o = i % conv.outputs;
+                        let at = |v: Option<&[f32]>, i: usize| v.map_or(0.0, |v| v[i] as f64);
+                        let want = plain[i]
+                            + at(epilogue.bias, o)
+                            + at(epilogue.picture, i / n * conv.outputs + o)
+                            + at(epilogue.residual, i);
+                        let bound = 4e-6 * ((conv.inputs * conv.kernel * conv.kernel) as f64).sqrt().max(1.0);
+                        assert!(
+                            (*g as f64 - want).abs() < bound,
+                            "{algorithm:?} {level:?} {conv:?} at {i}: {g} {want}"
+                        );
+                    }
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn norm_and_activation_on_the_way_in() {
+    let conv = Conv { inputs: 36, height: 9, ..BASE };
+    let x = noise(conv.batch * conv.height * conv.width * conv.inputs, 1);
+    let w = noise(conv.outputs * conv.inputs * 9, 2);
+    let (gamma, beta) = (noise(conv.inputs, 3), noise(conv.inputs, 4));
+    let affine = Affine::of_groups(&x, conv.batch, 4, &gamma, &beta, 1e-5);
+    for silu in [false, true] {
+        let mut normal = vec![0.0; x.len()];
+        affine.apply(&x, silu, &mut normal);
+        let want = definition(&conv, &wide(&normal), &w);
+        for algorithm in algorithms(&conv) {
+            let mut got = vec![f32::NAN; want.len()];
+            let input = Input { data: &x, affine: Some(&affine), silu };
+            conv2d_by(algorithm, conv, &input, Weight::from_f32(&w), &Epilogue::default(), &mut got);
+            for (g, want) in got.iter().zip(&want) {
+                assert!((*g as f64 - want).abs() < 1e-4, "{algorithm:?} {silu}: {g} {want}");
+            }
+        }
+    }
+}
+
+/// The bounds named in [`winograd`], and that the points of F(4) earn their place.
+#[test]
+fn errors_keep_to_their_bounds() {
+    let conv = Conv { batch: 1, height: 16, width: 16, inputs: 320, outputs: 16, ..BASE };
+    let x = noise(conv.height * conv.width * conv.inputs, 1);
+    let w = noise(conv.outputs * conv.inputs * 9, 2);
+    let want = definition(&conv, &wide(&x), &w);
+    at_every_level(|level| {
+        for (algorithm, bound) in
+            [(Algorithm::Implicit, 1e-6), (Algorithm::Winograd2, 1e-6), (Algorithm::Winograd4, 3e-6)]
+        {
+            let mut got = vec![0.0; want.len()];
+            let input = Input { data: &x, affine: None, silu: false };
+            conv2d_by(algorithm, conv, &input, Weight::from_f32(&w), &Epilogue::default(), &mut got);
+            let difference: f64 = got.iter().zip(&want).map(|(g, w)| (*g as f64 - w).powi(2)).sum();
+            let error = (difference / want.iter().map(|w| w * w).sum::<f64>()).sqrt();
+            println!("{level:?} {algorithm:?}: {error:.1e}");
+            assert!(error < bound, "{level:?} {algorithm:?}: {error:.1e}");
+        }
+    });
+}
+
+#[test]
+fn threads_and_batches_do_not_change_a_bit() {
+    let _fixed_level = crate::gemm::tests::fixed_level();
+    for algorithm in algorithms(&BASE) {
+        let conv = Conv { height: 40, width: 45, inputs: 70, ..BASE };
+        let x = noise(conv.batch * conv.height * conv.width * conv.inputs, 1);
+        let w = noise(conv.outputs * conv.inputs * 9, 2);
+        let run = |threads: usize, conv: Conv, x: &[f32]| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let mut out = vec![0.0; conv.batch * conv.out_height() * conv.out_width() * conv.outputs];
+            let input = Input { data: x, affine: None, silu: false };
+            pool.install(|| {
+                conv2d_by(algorithm, conv, &input, Weight::from_f32(&w), &Epilogue::default(), &mut out)
+            });
+            out
+        };
+        let one = run(1, conv, &x);
+        assert_eq!(one, run(2, conv, &x));
+        assert_eq!(one, run(5, conv, &x));
+        let second = run(3, Conv { batch: 1, ..conv }, &x[x.len() / 2..]);
+        assert_eq!(one[one.len() / 2..], second[..]);
+    }
+}

@@ -1,0 +1,129 @@
+//! The transform of the filters, from the order of checkpoints to panels of the products.
+
+use super::Variant;
+use super::tile::{CHUNK, columns};
+use super::transforms::{Algorithm, F2, F4, MOST};
+use crate::Weight;
+use crate::conv::Conv;
+use crate::lanes::{Lanes, on_lanes};
+use crate::level::level;
+use std::ops::Range;
+
+/// Taps of a filter.
+const TAPS: usize = 9;
+/// The most columns of a panel.
+const COLUMNS: usize = 32;
+
+/// Values between two products in a panel of `chunks` chunks: a row more than they take, so that the products of one
+/// filter do not fall into the same set of the cache.
+pub(super) fn plane(chunks: usize, nr: usize) -> usize {
+    (chunks * CHUNK + 1) * nr
+}
+
+/// `u[product][channel][output]` for the outputs from `n0` on and the given channels, zero beyond the true ones.
+pub(super) fn transform(
+    variant: Variant,
+    weight: Weight,
+    conv: &Conv,
+    n0: usize,
+    channels: Range<usize>,
+    plane: usize,
+    u: &mut [f32],
+) {
+    let nr = columns(level());
+    assert!(u.len() >= plane * variant.products() && plane >= channels.len() * nr);
+    let outputs = nr.min(conv.outputs - n0);
+    let mut stored = [0f32; COLUMNS * TAPS * CHUNK];
+    let mut turned = [0f32; COLUMNS * TAPS * CHUNK];
+    for c in channels.clone().step_by(CHUNK) {
+        let n = CHUNK.min(conv.inputs - c) * TAPS;
+        if n < TAPS * CHUNK || outputs < nr {
+            stored.fill(0.0);
+        }
+        for (o, row) in stored.chunks_exact_mut(TAPS * CHUNK).enumerate().take(outputs) {
+            weight.widen(((n0 + o) * conv.inputs + c) * TAPS, &mut row[..n]);
+        }
+        // SAFETY: both arrays hold COLUMNS · TAPS · CHUNK values, and `u` the planes asserted above.
+        unsafe {
+            turn(&stored, &mut turned);
+            let to = u[(c - channels.start) * nr..].as_mut_ptr();
+            chunk(variant, &turned, to, plane);
+        }
+    }
+}
+
+on_lanes! {
+    /// `[columns][taps · channels]` to `[taps · channels][columns]`.
+    ///
+    /// # Safety
+    /// None beyond the level's, which is checked.
+    fn turn(from: &[f32; COLUMNS * TAPS * CHUNK], to: &mut [f32; COLUMNS * TAPS * CHUNK]) = turn_on
+}
+
+#[inline(always)]
+unsafe fn turn_on<V: Lanes>(from: &[f32; COLUMNS * TAPS * CHUNK], to: &mut [f32; COLUMNS * TAPS * CHUNK]) {
+    let nr = 2 * V::WIDTH;
+    for o in (0..nr).step_by(V::WIDTH) {
+        for k in (0..TAPS * CHUNK).step_by(V::WIDTH) {
+            // SAFETY: nr is at most COLUMNS, and TAPS · CHUNK a multiple of every width.
+            unsafe {
+                let from = from.as_ptr().add(o * TAPS * CHUNK + k);
+                V::transpose(from, TAPS * CHUNK, to.as_mut_ptr().add(k * nr + o), nr);
+            }
+        }
+    }
+}
+
+on_lanes! {
+    /// Transforms the filters of one chunk of channels.
+    ///
+    /// # Safety
+    /// `to` must have room for a chunk in each plane.
+    fn chunk(variant: Variant, taps: &[f32; COLUMNS * TAPS * CHUNK], to: *mut f32, plane: usize) = chunk_on
+}
+
+#[inline(always)]
+unsafe fn chunk_on<V: Lanes>(
+    variant: Variant,
+    taps: &[f32; COLUMNS * TAPS * CHUNK],
+    to: *mut f32,
+    plane: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match variant {
+            Variant::F2 => chunk_of::<V, F2>(taps, to, plane),
+            Variant::F4 => chunk_of::<V, F4>(taps, to, plane),
+        }
+    }
+}
+
+// Rows and columns by their indices: both are needed.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+unsafe fn chunk_of<V: Lanes, A: Algorithm>(taps: &[f32; COLUMNS * TAPS * CHUNK], to: *mut f32, plane: usize) {
+    let nr = 2 * V::WIDTH;
+    // SAFETY: reads stay within COLUMNS · TAPS · CHUNK, since nr is at most COLUMNS; writes are the caller's promise.
+    unsafe {
+        let constant = |v| V::splat(v);
+        let zero = V::splat(0.0);
+        for c in 0..CHUNK {
+            for o in (0..nr).step_by(V::WIDTH) {
+                let mut half = [[zero; 3]; MOST];
+                for x in 0..3 {
+                    let g = [0, 1, 2].map(|y| V::load(taps.as_ptr().add((c * TAPS + y * 3 + x) * nr + o)));
+                    let t = A::filter(g, constant);
+                    for y in 0..A::IN {
+                        half[y][x] = t[y];
+                    }
+                }
+                for (y, half) in half.iter().enumerate().take(A::IN) {
+                    let t = A::filter(*half, constant);
+                    for (x, t) in t.iter().enumerate().take(A::IN) {
+                        t.store(to.add((y * A::IN + x) * plane + c * nr + o));
+                    }
+                }
+            }
+        }
+    }
+}
