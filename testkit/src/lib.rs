@@ -2,6 +2,8 @@
 
 pub mod hub;
 
+pub mod names;
+
 use std::path::PathBuf;
 
 /// Where `testkit/recipe/make.py` puts its files.

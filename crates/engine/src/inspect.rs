@@ -1,5 +1,6 @@
 //! What a file or folder is: told by its content and shapes, never by its name.
 
+use crate::checkpoint::{Checkpoint, Holds};
 use crate::encode::{text_config, vision_config};
 use crate::error::Error;
 use crate::family::{self, FAMILIES, Family};
@@ -17,6 +18,7 @@ use instantstyle_nets::weights::Weights;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What was found.
 pub struct Report {
@@ -204,22 +206,21 @@ fn file(path: &Path, weights: &Weights) -> Result<Report, Error> {
         adapter(path, weights)
     } else if any("perceiver_resampler.") {
         unsupported(path, "FaceID adapter")
-    } else if weights.has_prefix("model.diffusion_model.") || weights.has_prefix("conditioner.embedders.") {
-        single_file(path, weights)
+    } else if any("input_blocks.0.0.weight") && !any("control_model.")
+        || any("decoder.up.0.")
+        || any("resblocks.")
+    {
+        return single_file(path, weights);
     } else if LORA.iter().any(|k| any(k)) {
         lora(path, weights)
     } else if any("controlnet_") || weights.has_prefix("control_model.") {
         unsupported(path, "ControlNet")
-    } else if any("transformer.resblocks.") {
-        unsupported(path, "CLIP tower in OpenCLIP's names")
     } else if any("down_blocks.") && any("up_blocks.") && any("time_embedding") {
         part(path, "UNet weights")
     } else if any("decoder.up_blocks.") {
         part(path, "autoencoder weights")
-    } else if any("visual_projection") || any("patch_embedding") {
-        part(path, "CLIP picture tower")
-    } else if any("token_embedding") {
-        part(path, "CLIP text tower")
+    } else if any("visual_projection") || any("patch_embedding") || any("token_embedding") {
+        return single_file(path, weights);
     } else {
         return Err(Error::file(path, "holds tensors, but of no model that this program knows"));
     };
@@ -261,23 +262,20 @@ fn lora(path: &Path, weights: &Weights) -> Report {
     report
 }
 
-/// A checkpoint in the names of its first publication.
-fn single_file(path: &Path, weights: &Weights) -> Report {
-    let mut report = unsupported(path, "whole checkpoint in one file (original names)");
-    let channels =
-        weights.get("model.diffusion_model.input_blocks.0.0.weight").and_then(|t| t.shape().get(1).copied());
-    let family = if weights.has_prefix("conditioner.embedders.1") { "sdxl" } else { "sd15" };
-    if weights.has_prefix("conditioner.embedders.") || weights.has_prefix("cond_stage_model.transformer.") {
-        report.fits.push(family);
+/// A whole model, or a part of one, that needs no configuration beside it.
+fn single_file(path: &Path, weights: &Weights) -> Result<Report, Error> {
+    let file = Checkpoint::of(weights.clone(), path)?;
+    let (holds, unused) = (file.holds(), file.unused().to_vec());
+    let place = Place::Checkpoint(Arc::new(file), String::new());
+    let mut report = match holds {
+        Holds::Model => model(path, &place)?,
+        Holds::UNet | Holds::Vae | Holds::Clip => component(path, &place)?,
+    };
+    report.fact("format", format!("{:?}", weights.format()));
+    if let Some(key) = unused.first() {
+        report.fact("unused keys", format!("{}, e.g. {key}", unused.len()));
     }
-    report.fact("latent channels", channels);
-    if channels == Some(9) {
-        report.what.push_str(", for inpainting");
-    }
-    report
-        .needs
-        .push("its Diffusers folder instead (diffusers: from_single_file(…).save_pretrained(…))".to_owned());
-    report
+    Ok(report)
 }
 
 fn part(path: &Path, what: &str) -> Report {
@@ -471,7 +469,8 @@ fn model(path: &Path, place: &Place) -> Result<Report, Error> {
         return Ok(report);
     };
     let family = family::of(&c);
-    report.what = format!("Diffusers folder of a {} model", family.title);
+    let kind = if matches!(place, Place::Checkpoint(..)) { "one file with" } else { "Diffusers folder of" };
+    report.what = format!("{kind} a {} model", family.title);
     weights_facts(&mut report, &weights);
     for name in ["vae", "text_encoder", "text_encoder_2", "image_encoder"] {
         let listed = family::has_component(place, &index, name);

@@ -12,6 +12,7 @@
 //! # Ok::<(), instantstyle_engine::Error>(())
 //! ```
 
+pub mod checkpoint;
 mod decode;
 pub mod denoise;
 pub mod embedded;

@@ -1,11 +1,13 @@
-//! Where a model's files are: a Diffusers folder, or the model inside the program.
+//! Where a model's files are: a Diffusers folder, one file that stands for it, or the model inside the program.
 
+use crate::checkpoint::Checkpoint;
 use crate::embedded;
 use crate::error::Error;
 use instantstyle_nets::tokenizer::Tokenizer;
 use instantstyle_nets::weights::Weights;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The name of the embedded model in requests.
 pub const EMBEDDED: &str = "embedded";
@@ -20,6 +22,8 @@ pub enum Place {
     Disk(PathBuf),
     /// A path inside the embedded model.
     Embedded(String),
+    /// A path inside the folder that one file stands for.
+    Checkpoint(Arc<Checkpoint>, String),
 }
 
 impl Place {
@@ -28,12 +32,22 @@ impl Place {
         Place::Embedded(String::new())
     }
 
+    /// The folder that a file stands for.
+    ///
+    /// # Errors
+    /// If it is no weight file, or of nothing known.
+    pub fn checkpoint(path: &Path) -> Result<Self, Error> {
+        Ok(Place::Checkpoint(Arc::new(Checkpoint::open(path)?), String::new()))
+    }
+
     /// A file or folder inside.
     pub fn join(&self, name: &str) -> Place {
         match self {
             Place::Disk(p) => Place::Disk(p.join(name)),
             Place::Embedded(p) if p.is_empty() => Place::Embedded(name.to_owned()),
             Place::Embedded(p) => Place::Embedded(format!("{p}/{name}")),
+            Place::Checkpoint(c, p) if p.is_empty() => Place::Checkpoint(c.clone(), name.to_owned()),
+            Place::Checkpoint(c, p) => Place::Checkpoint(c.clone(), format!("{p}/{name}")),
         }
     }
 
@@ -42,6 +56,7 @@ impl Place {
         match self {
             Place::Disk(p) => p.clone(),
             Place::Embedded(p) => Path::new(EMBEDDED).join(p),
+            Place::Checkpoint(c, _) => c.path().to_owned(),
         }
     }
 
@@ -50,6 +65,7 @@ impl Place {
         match self {
             Place::Disk(p) => p.exists(),
             Place::Embedded(p) => embedded::exists(p),
+            Place::Checkpoint(c, p) => c.exists(p),
         }
     }
 
@@ -64,6 +80,7 @@ impl Place {
             Place::Embedded(p) => embedded::file(p)
                 .map(<[u8]>::to_vec)
                 .ok_or_else(|| self.error("is not in the embedded model")),
+            Place::Checkpoint(c, p) => c.file(p).ok_or_else(|| self.error(format!("holds nothing for {p}"))),
             Place::Disk(p) => {
                 let size = std::fs::metadata(p).map_err(|e| self.error(e.to_string()))?.len();
                 if size > MAX_JSON_BYTES {
@@ -99,6 +116,9 @@ impl Place {
                     &name.ok_or_else(|| self.error("has no weights in the embedded model"))?,
                 )
             }
+            Place::Checkpoint(c, p) => {
+                c.component(p).cloned().ok_or_else(|| self.error(format!("holds no weights for {p}")))
+            }
         }
     }
 
@@ -107,6 +127,7 @@ impl Place {
         match self {
             Place::Disk(p) => Weights::open(p).map_err(|e| Error::file(e.path(), e.message())),
             Place::Embedded(p) => self.embedded_weights(p),
+            Place::Checkpoint(..) => self.component(),
         }
     }
 
@@ -122,6 +143,11 @@ impl Place {
             Place::Disk(p) => Tokenizer::from_dir(p).map_err(crate::model_error),
             Place::Embedded(p) => {
                 let read = |name: &str| Ok(embedded::file(&format!("{p}/{name}")).map(<[u8]>::to_vec));
+                Tokenizer::from_files(self.path(), read).map_err(crate::model_error)
+            }
+            Place::Checkpoint(..) => {
+                let read =
+                    |name: &str| Ok(Some(self.join(name)).filter(Place::exists).and_then(|p| p.read().ok()));
                 Tokenizer::from_files(self.path(), read).map_err(crate::model_error)
             }
         }

@@ -244,13 +244,17 @@ fn load_resampler(image: &Loader, shape: &AdapterShape) -> Result<Projection, Mo
         }
         let middle = feed.any("1.weight")?.shape()[0];
         let kv = attention.stored("to_kv.weight", &[2 * inner, width])?;
-        let half = |i: usize| Linear::new(kv.rows(i * inner, inner), None, width, inner);
+        let half = |i: usize| {
+            let rows =
+                kv.rows(i * inner, inner).ok_or_else(|| attention.error("to_kv.weight cannot be halved"))?;
+            Ok::<_, ModelError>(Linear::new(rows, None, width, inner))
+        };
         layers.push(Resample {
             norm_states: attention.layer_norm("norm1", width, EPS)?,
             norm_queries: attention.layer_norm("norm2", width, EPS)?,
             q: attention.linear("to_q", width, inner, false)?,
-            kv_k: half(0),
-            kv_v: half(1),
+            kv_k: half(0)?,
+            kv_v: half(1)?,
             out: attention.linear("to_out", inner, width, false)?,
             feed_norm: feed.layer_norm("0", width, EPS)?,
             feed_in: feed.linear("1", width, middle, false)?,

@@ -9,6 +9,7 @@ pub mod layers;
 pub mod load;
 pub mod lora;
 mod memory;
+pub mod original;
 pub mod tensor;
 pub mod tokenizer;
 pub mod unet;

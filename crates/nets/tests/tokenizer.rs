@@ -76,6 +76,16 @@ fn the_published_vocabulary_equals_transformers() {
     check(&padded, "ids_clip_pad.json");
 }
 
+/// The one inside, for checkpoints without a tokenizer: ids as transformers gives them, texts of every script.
+#[test]
+fn the_built_in_tokenizer_equals_transformers() {
+    check(&Tokenizer::published("<|endoftext|>").unwrap(), "ids_clip.json");
+    let padded = Tokenizer::published("!").unwrap();
+    assert_eq!((padded.bos(), padded.eos(), padded.pad(), padded.vocab_size()), (49406, 49407, 0, 49408));
+    assert_eq!(padded.max_length(), Some(77));
+    check(&padded, "ids_clip_pad.json");
+}
+
 #[test]
 fn the_cut_part_is_told() {
     let tokenizer = Tokenizer::from_dir(fixture("old")).unwrap();

@@ -7,7 +7,9 @@ use crate::encode::Prompts;
 use crate::error::Error;
 use crate::model::Place;
 use instantstyle_nets::Tensor;
+use instantstyle_nets::original::UNetFacts;
 use instantstyle_nets::unet::UNetConfig;
+use instantstyle_nets::weights::Weights;
 use serde_json::Value;
 
 /// Weights by part of the UNet: a preset of `inject`.
@@ -36,8 +38,40 @@ pub struct Family {
     /// Corrects `scheduler_config.json` as the family's pipeline does in diffusers; the flag says whether the
     /// checkpoint's own sampler is used.
     pub scheduler: fn(&mut Value, bool),
+    /// What checkpoints in original names leave unsaid.
+    pub original: Original,
     /// Encodes prompts: see [`TextFeatures`].
     pub encode: fn(&Prompts, &mut dyn FnMut(String)) -> Result<TextFeatures, Error>,
+}
+
+/// What a family's single files, in the names of its first publication, leave unsaid.
+pub struct Original {
+    /// Whether a UNet's tensors (without a prefix) are of this family.
+    pub matches: fn(&Weights) -> bool,
+    /// Of the UNet.
+    pub unet: UNetFacts,
+    /// Of the autoencoder.
+    pub scaling_factor: f64,
+    /// The text towers.
+    pub towers: &'static [OriginalTower],
+    /// `scheduler_config.json` of the published model.
+    pub scheduler: fn() -> Value,
+    /// `model_index.json` of the published model.
+    pub index: fn() -> Value,
+}
+
+/// A text tower of a single file.
+pub struct OriginalTower {
+    /// What its keys begin with.
+    pub prefix: &'static str,
+    /// Whether its names are OpenCLIP's rather than transformers'.
+    pub open_clip: bool,
+    /// Its folder in a Diffusers model.
+    pub encoder: &'static str,
+    /// Its tokenizer's folder.
+    pub tokenizer: &'static str,
+    /// The padding of its tokenizer.
+    pub pad: &'static str,
 }
 
 /// What the UNet takes of prompts; row 0 is the negative prompt where guidance is on.

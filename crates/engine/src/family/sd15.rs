@@ -1,8 +1,10 @@
 //! Stable Diffusion 1.x: one text tower, its last hidden state.
 
-use super::{Family, TextFeatures};
+use super::{Family, Original, OriginalTower, TextFeatures};
 use crate::encode::Prompts;
 use crate::error::Error;
+use instantstyle_nets::original::{Heads, UNetFacts};
+use serde_json::json;
 
 pub(super) static FAMILY: Family = Family {
     name: "sd15",
@@ -17,6 +19,36 @@ pub(super) static FAMILY: Family = Family {
     components: &["text_encoder", "tokenizer"],
     encode,
     scheduler,
+    // The configurations of stable-diffusion-v1-5/stable-diffusion-v1-5.
+    original: Original {
+        matches: |unet| unet.get("label_emb.0.0.weight").is_none(),
+        unet: UNetFacts { heads: Heads::Count(8), sample_size: 64, time_dim: 256 },
+        scaling_factor: 0.18215,
+        towers: &[OriginalTower {
+            prefix: "cond_stage_model.transformer.",
+            open_clip: false,
+            encoder: "text_encoder",
+            tokenizer: "tokenizer",
+            pad: "<|endoftext|>",
+        }],
+        scheduler: || {
+            json!({
+                "_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear", "beta_start": 0.00085,
+                "clip_sample": false, "num_train_timesteps": 1000, "set_alpha_to_one": false, "skip_prk_steps": true,
+                "steps_offset": 1, "trained_betas": null,
+            })
+        },
+        index: || {
+            json!({
+                "_class_name": "StableDiffusionPipeline",
+                "feature_extractor": [null, null], "image_encoder": [null, null], "requires_safety_checker": false,
+                "safety_checker": [null, null],
+                "scheduler": ["diffusers", "PNDMScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+                "tokenizer": ["transformers", "CLIPTokenizer"], "unet": ["diffusers", "UNet2DConditionModel"],
+                "vae": ["diffusers", "AutoencoderKL"],
+            })
+        },
+    },
 };
 
 fn encode(prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatures, Error> {

@@ -1,9 +1,11 @@
 //! Stable Diffusion XL: two text towers side by side, pooled text and picture sizes.
 
-use super::{Family, TextFeatures};
+use super::{Family, Original, OriginalTower, TextFeatures};
 use crate::encode::Prompts;
 use crate::error::Error;
 use instantstyle_nets::Tensor;
+use instantstyle_nets::original::{Heads, UNetFacts};
+use serde_json::json;
 
 pub(super) static FAMILY: Family = Family {
     name: "sdxl",
@@ -19,6 +21,45 @@ pub(super) static FAMILY: Family = Family {
     components: &["text_encoder_2", "tokenizer_2"],
     encode,
     scheduler: |_, _| {},
+    // The configurations of stabilityai/stable-diffusion-xl-base-1.0.
+    original: Original {
+        matches: |unet| unet.get("label_emb.0.0.weight").is_some(),
+        unet: UNetFacts { heads: Heads::Width(64), sample_size: 128, time_dim: 256 },
+        scaling_factor: 0.13025,
+        towers: &[
+            OriginalTower {
+                prefix: "conditioner.embedders.0.transformer.",
+                open_clip: false,
+                encoder: "text_encoder",
+                tokenizer: "tokenizer",
+                pad: "<|endoftext|>",
+            },
+            OriginalTower {
+                prefix: "conditioner.embedders.1.model.",
+                open_clip: true,
+                encoder: "text_encoder_2",
+                tokenizer: "tokenizer_2",
+                pad: "!",
+            },
+        ],
+        scheduler: || {
+            json!({
+                "_class_name": "EulerDiscreteScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+                "beta_start": 0.00085, "clip_sample": false, "interpolation_type": "linear", "num_train_timesteps": 1000,
+                "prediction_type": "epsilon", "sample_max_value": 1.0, "set_alpha_to_one": false, "skip_prk_steps": true,
+                "steps_offset": 1, "timestep_spacing": "leading", "trained_betas": null, "use_karras_sigmas": false,
+            })
+        },
+        index: || {
+            json!({
+                "_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": true,
+                "scheduler": ["diffusers", "EulerDiscreteScheduler"], "text_encoder": ["transformers", "CLIPTextModel"],
+                "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+                "tokenizer": ["transformers", "CLIPTokenizer"], "tokenizer_2": ["transformers", "CLIPTokenizer"],
+                "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+            })
+        },
+    },
 };
 
 fn encode(prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatures, Error> {

@@ -90,14 +90,24 @@ impl Plan {
         let defaults = card.get("defaults").cloned().unwrap_or(Value::Null);
         let unet_place = model.join("unet").join("config.json");
         let unet = UNetConfig::from_json(&unet_place.json()?, &unet_place.path()).map_err(model_error)?;
+        if matches!(model, Place::Checkpoint(..)) && !model.join("vae").exists() {
+            return Err(
+                model.error("holds no autoencoder (first_stage_model.*): give one with the field vae")
+            );
+        }
         let vae: VaeConfig = model.join("vae").join("config.json").config()?;
         let family = family::of(&unet);
         for name in family.components {
             if !model.join(name).exists() {
-                return Err(model.error(format!(
-                    "is a {} model without the folder {name}; the download may be incomplete",
-                    family.title
-                )));
+                return Err(model.error(match &model {
+                    Place::Checkpoint(..) => {
+                        format!("is a {} model without {name}; take the whole checkpoint", family.title)
+                    }
+                    _ => format!(
+                        "is a {} model without the folder {name}; the download may be incomplete",
+                        family.title
+                    ),
+                }));
             }
         }
         let inpaints = unet.in_channels == 2 * vae.latent_channels + 1;

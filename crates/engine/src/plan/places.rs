@@ -1,5 +1,6 @@
 //! From paths of a request to files and folders that are there.
 
+use crate::checkpoint::Holds;
 use crate::error::Error;
 use crate::model::{EMBEDDED, Place};
 use crate::request::Request;
@@ -33,6 +34,14 @@ pub(super) fn file(field: &str, name: &str, path: &Path) -> Result<Place, Error>
     }
 }
 
+/// A component's folder, or a file that stands for it.
+pub(super) fn file_or_folder(field: &str, name: &str, path: &Path) -> Result<Place, Error> {
+    match file(field, name, path)? {
+        Place::Disk(path) if path.is_file() => Place::checkpoint(&path),
+        place => Ok(place),
+    }
+}
+
 pub(super) fn model_place(request: &Request) -> Result<Place, Error> {
     match request.model.as_deref() {
         None | Some(EMBEDDED) => {
@@ -46,12 +55,19 @@ pub(super) fn model_place(request: &Request) -> Result<Place, Error> {
             if path.is_dir() {
                 Ok(Place::Disk(path))
             } else if path.is_file() {
-                Err(Error::file(
-                    path,
-                    "is a file; the model must be a Diffusers folder (model_index.json, unet/, vae/, …)",
-                ))
+                let place = Place::checkpoint(&path)?;
+                match &place {
+                    Place::Checkpoint(c, _) if c.holds() != Holds::Model => Err(Error::file(
+                        path,
+                        format!(
+                            "holds {} alone; the model must be a whole checkpoint or a Diffusers folder",
+                            c.holds().name()
+                        ),
+                    )),
+                    _ => Ok(place),
+                }
             } else {
-                Err(Error::file(path, "there is no such folder (model)"))
+                Err(Error::file(path, "there is no such file or folder (model)"))
             }
         }
     }
@@ -61,7 +77,10 @@ pub(super) fn model_place(request: &Request) -> Result<Place, Error> {
 pub(super) fn model_name(model: &Place) -> String {
     match model {
         Place::Embedded(_) => EMBEDDED.to_owned(),
-        Place::Disk(p) => p.canonicalize().unwrap_or_else(|_| p.clone()).to_string_lossy().into_owned(),
+        Place::Disk(_) | Place::Checkpoint(..) => {
+            let path = model.path();
+            path.canonicalize().unwrap_or(path).to_string_lossy().into_owned()
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! References, resolved: adapter, encoders, sites, window.
 
-use super::places::{component, file};
+use super::places::{component, file, file_or_folder};
 use crate::encode::{text_config, vision_config};
 use crate::error::Error;
 use crate::family::{self, Family};
@@ -131,13 +131,13 @@ impl Context<'_> {
 
     fn image_encoder(&self, field: &str, r: &Reference, adapter: &Place) -> Result<Place, Error> {
         if let Some(path) = &r.image_encoder {
-            let place = file(field, "image_encoder", path)?;
+            let place = file_or_folder(field, "image_encoder", path)?;
             return component(place, "image_encoder", field);
         }
         // The adapter's own folder keeps its encoder in the published layout.
         let beside = match adapter {
             Place::Disk(p) => p.parent().map(|d| Place::Disk(d.join("image_encoder"))).filter(Place::exists),
-            Place::Embedded(_) => None,
+            Place::Embedded(_) | Place::Checkpoint(..) => None,
         };
         self.companion("image_encoder").or(beside).ok_or_else(|| {
             Error::request(
@@ -164,7 +164,7 @@ impl Context<'_> {
             ));
         }
         if let Some(path) = &r.text_encoder {
-            let root = file(field, "text_encoder", path)?;
+            let root = file_or_folder(field, "text_encoder", path)?;
             let tower = component(root.clone(), "text_encoder", field)?;
             let width = text_config(&tower)?.projection_dim;
             if width != shape.input {
@@ -203,7 +203,7 @@ impl Context<'_> {
         let holds = |p: &Place| p.join("tokenizer.json").exists() || p.join("vocab.json").exists();
         let parent = match tower {
             Place::Disk(p) => p.parent().map(|d| Place::Disk(d.join("tokenizer"))),
-            Place::Embedded(_) => None,
+            Place::Embedded(_) | Place::Checkpoint(..) => None,
         };
         let candidates = [
             Some(tower.clone()),

@@ -124,7 +124,7 @@ pub const REQUEST: &[Field] = &[
         "model",
         Kind::Model,
         "the embedded model",
-        "Diffusers folder of an SD1.5 or SDXL model, or its name in instantstyle pull --list",
+        "SD1.5 or SDXL model: Diffusers folder, single file (.safetensors, .ckpt), or its name in instantstyle pull --list",
         "sdxl-base",
     ),
     field(
@@ -245,14 +245,14 @@ pub const REFERENCE: &[Field] = &[
         "image_encoder",
         Kind::Path,
         "the one of an adapter by name, else the one beside the adapter or in the model",
-        "Folder of the CLIP image encoder that the adapter was trained with",
+        "CLIP image encoder that the adapter was trained with: folder, or file",
         "sdxl_models/image_encoder",
     ),
     field(
         "text_encoder",
         Kind::Path,
         "the model's, where its features fit the adapter",
-        "Folder of the CLIP text encoder for subtraction, where the model lacks it (ViT-H adapters)",
+        "CLIP text encoder for subtraction, where the model lacks it (ViT-H adapters): folder, or file",
         "CLIP-ViT-H-14",
     ),
     field(
@@ -331,7 +331,7 @@ impl Field {
         match self.kind {
             Kind::Text => "a text in quotes".to_owned(),
             Kind::Path => "a path in quotes".to_owned(),
-            Kind::Model => "a folder or a name in quotes, or \"embedded\"".to_owned(),
+            Kind::Model => "a folder, a file or a name in quotes, or \"embedded\"".to_owned(),
             Kind::Whole(least, most) => format!("a whole number from {least} to {most}"),
             Kind::Number(least, most) => format!("a number from {least} to {most}"),
             Kind::Choice(choices) => {

@@ -126,10 +126,10 @@ pub struct Reference {
     /// The IP-Adapter's file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<PathBuf>,
-    /// The folder of the CLIP picture tower.
+    /// The CLIP picture tower: folder or file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_encoder: Option<PathBuf>,
-    /// The folder of the CLIP text tower, for subtraction where the model lacks it.
+    /// The CLIP text tower, folder or file, for subtraction where the model lacks it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text_encoder: Option<PathBuf>,
     /// Where it acts.
@@ -219,7 +219,7 @@ pub struct LoraUse {
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Request {
-    /// Folder of the model, or `embedded`.
+    /// Folder or file of the model, or `embedded`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Number format.

@@ -12,6 +12,9 @@
 
 mod bpe;
 mod files;
+mod published;
+
+pub use published::published_files;
 
 use crate::ModelError;
 use bpe::Bpe;

@@ -39,7 +39,9 @@ impl LdmNames {
         for (i, level) in config.levels.iter().enumerate() {
             for j in 0..level.layers {
                 resnet(format!("down_blocks.{i}.resnets.{j}"), format!("input_blocks.{n}.0"));
-                others.push((format!("down_blocks.{i}.attentions.{j}"), format!("input_blocks.{n}.1")));
+                if level.transformers > 0 {
+                    others.push((format!("down_blocks.{i}.attentions.{j}"), format!("input_blocks.{n}.1")));
+                }
                 n += 1;
             }
             if i + 1 < levels {
@@ -55,7 +57,9 @@ impl LdmNames {
         for (i, level) in config.levels.iter().rev().enumerate() {
             for j in 0..level.layers + 1 {
                 resnet(format!("up_blocks.{i}.resnets.{j}"), format!("output_blocks.{n}.0"));
-                others.push((format!("up_blocks.{i}.attentions.{j}"), format!("output_blocks.{n}.1")));
+                if level.transformers > 0 {
+                    others.push((format!("up_blocks.{i}.attentions.{j}"), format!("output_blocks.{n}.1")));
+                }
                 if j == level.layers && i + 1 < levels {
                     // After the attention, where there is one.
                     let at = if level.transformers > 0 { 2 } else { 1 };
@@ -75,10 +79,18 @@ impl LdmNames {
     pub fn original(&self, key: &str) -> Option<String> {
         replaced(key, self.0.iter().map(|(ours, theirs)| (ours, theirs)))
     }
+
+    /// diffusers' name of a tensor or layer that the original code calls `key`.
+    pub fn diffusers(&self, key: &str) -> Option<String> {
+        replaced(key, self.0.iter().map(|(ours, theirs)| (theirs, ours)))
+    }
 }
 
 /// `key` with the first of the names that it starts with, whole components only, replaced.
-fn replaced<'a>(key: &str, mut names: impl Iterator<Item = (&'a String, &'a String)>) -> Option<String> {
+pub(crate) fn replaced<'a>(
+    key: &str,
+    mut names: impl Iterator<Item = (&'a String, &'a String)>,
+) -> Option<String> {
     names.find_map(|(from, to)| {
         let rest = key.strip_prefix(from.as_str())?;
         (rest.is_empty() || rest.starts_with('.')).then(|| format!("{to}{rest}"))
@@ -133,6 +145,7 @@ mod tests {
             ("conv_norm_out.weight", "out.0.weight"),
         ] {
             assert_eq!(names.original(ours).as_deref(), Some(theirs));
+            assert_eq!(names.diffusers(theirs).as_deref(), Some(ours));
         }
         assert_eq!(names.original("conv_input.weight"), None);
     }

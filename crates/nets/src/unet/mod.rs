@@ -17,6 +17,7 @@ pub(crate) mod trunk;
 pub use config::{AddedConfig, LevelConfig, UNetConfig};
 pub use inject::{Branch, Injections, KeyValue};
 pub use ldm::LdmNames;
+pub(crate) use ldm::replaced;
 pub use sites::{Site, covers, sites};
 pub use trunk::{Added, Residuals, TextContext, Times};
 

@@ -99,17 +99,17 @@ impl Stored {
         }
     }
 
-    /// Rows `start..start + rows` of the first axis, without a copy (fused projections).
-    ///
-    /// # Panics
-    /// If they are not inside: check the shape first.
-    pub fn rows(&self, start: usize, rows: usize) -> Self {
+    /// Rows `start..start + rows` of the first axis, without a copy (fused projections); `None` if they are not inside.
+    pub fn rows(&self, start: usize, rows: usize) -> Option<Self> {
         let mut shape = self.shape.clone();
-        assert!(start + rows <= shape[0], "rows {start}..{} of {shape:?}", start + rows);
-        let row = self.bytes.len() / shape[0].max(1);
+        let all = *shape.first()?;
+        if start.checked_add(rows)? > all {
+            return None;
+        }
+        let row = self.bytes.len() / all.max(1);
         shape[0] = rows;
-        let bytes = self.bytes.slice(start * row..(start + rows) * row).expect("inside, as checked");
-        Stored { dtype: self.dtype, shape, bytes }
+        let bytes = self.bytes.slice(start * row..(start + rows) * row)?;
+        Some(Stored { dtype: self.dtype, shape, bytes })
     }
 
     /// The same values under another shape; `None` if the number of values differs.

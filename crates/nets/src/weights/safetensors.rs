@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(w.keys().collect::<Vec<_>>(), ["a", "b", "none"]);
         assert_eq!(w.get("b").unwrap().shape(), [2, 1]);
         assert_eq!(w.get("b").unwrap().to_f32(), [1.0, -2.5]);
-        assert_eq!(w.get("b").unwrap().rows(1, 1).to_f32(), [-2.5]);
+        assert_eq!(w.get("b").unwrap().rows(1, 1).unwrap().to_f32(), [-2.5]);
         assert_eq!(w.get("a").unwrap().to_f32(), [7.0]);
         assert!(w.get("none").unwrap().is_empty());
         assert_eq!(w.size_bytes(), 12);
