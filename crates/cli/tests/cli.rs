@@ -261,7 +261,7 @@ fn files_that_do_not_fit_end_with_3() {
     with(&sdxl, &image, &a15, &vit_a, &["another family", "Stable Diffusion XL"]);
     with(&sd15, &image, &a15, &vit_b, &["wrong image encoder", "28", "24"]);
     with(&sd15, "/no/such.png", &a15, &vit_a, &["no such file"]);
-    refused(&["generate", "--model", "/no/such"], 3, &["no such folder"]);
+    refused(&["generate", "--model", "/no/such"], 3, &["no such file or folder"]);
 
     // Weights that are none.
     let good = std::fs::read(&a15).expect("an adapter");
