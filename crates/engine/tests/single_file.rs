@@ -204,7 +204,7 @@ fn what_is_missing_is_named() {
     refused(&single(name, SD15, &[], |k| k.starts_with("first_stage")), &["an autoencoder alone"]);
     refused(
         &single(name, SDXL, &[], |k| k.starts_with("conditioner")),
-        &["no model that this program knows"],
+        &["no CLIP tower"],
     );
     let odd = |key: &str| (key.to_owned(), vec![1], vec![0.0]);
     refused(&single(name, SDXL, &[odd("edm_mean")], |_| true), &["edm_mean"]);
