@@ -202,10 +202,7 @@ fn what_is_missing_is_named() {
     refused(&single(name, SD15, &[], |k| !k.starts_with("cond_stage")), &["without text_encoder"]);
     refused(&single(name, SD15, &[], |k| !k.contains("middle_block.1.")), &["0 transformers in its middle"]);
     refused(&single(name, SD15, &[], |k| k.starts_with("first_stage")), &["an autoencoder alone"]);
-    refused(
-        &single(name, SDXL, &[], |k| k.starts_with("conditioner")),
-        &["no CLIP tower"],
-    );
+    refused(&single(name, SDXL, &[], |k| k.starts_with("conditioner")), &["no CLIP tower"]);
     let odd = |key: &str| (key.to_owned(), vec![1], vec![0.0]);
     refused(&single(name, SDXL, &[odd("edm_mean")], |_| true), &["edm_mean"]);
     refused(&single(name, SD15, &[odd("cond_stage_model.model.x")], |_| true), &["Stable Diffusion 2"]);
