@@ -221,49 +221,41 @@ pub fn geglu(x: &Tensor) -> Tensor {
 
 /// Multi-head attention of `q` [batch, queries, width] over `k`, `v` [batch, keys, width].
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Tensor {
-    let mut out = Tensor::stale(q.shape());
-    attention::attention(
-        shape(q, k, heads, causal, None, None),
-        q.data(),
-        k.data(),
-        v.data(),
-        out.data_mut(),
-    );
-    out
+    over(q, &[Attended { k, v, weight: 1.0, mask: None }], heads, causal)
 }
 
-/// Adds `weight · mask · attention` of `q` over another set of keys and values to `out`: image tokens.
-pub fn attend_add(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    heads: usize,
-    weight: f32,
-    mask: Option<&[f32]>,
-    out: &mut Tensor,
-) {
-    let shape = shape(q, k, heads, false, Some(weight), mask);
-    attention::attention(shape, q.data(), k.data(), v.data(), out.data_mut());
+/// One set of keys and values, [batch, keys, width] each, and how much of what is attended counts.
+pub struct Attended<'a> {
+    /// Keys.
+    pub k: &'a Tensor,
+    /// Values.
+    pub v: &'a Tensor,
+    /// Factor of what is attended.
+    pub weight: f32,
+    /// One more factor per query.
+    pub mask: Option<&'a [f32]>,
 }
 
-fn shape<'a>(
-    q: &Tensor,
-    k: &Tensor,
-    heads: usize,
-    causal: bool,
-    add: Option<f32>,
-    mask: Option<&'a [f32]>,
-) -> attention::Attention<'a> {
+/// Multi-head attention of `q` over several sets, each with a softmax of its own, summed: text and image tokens.
+pub fn attend_over(q: &Tensor, sets: &[Attended], heads: usize) -> Tensor {
+    over(q, sets, heads, false)
+}
+
+fn over(q: &Tensor, sets: &[Attended], heads: usize, causal: bool) -> Tensor {
     let dim = q.channels() / heads;
-    attention::Attention {
-        batch: q.dim(0),
-        heads,
-        dim,
-        queries: q.dim(1),
-        keys: k.dim(1),
-        scale: 1.0 / (dim as f32).sqrt(),
-        causal,
-        add,
-        mask,
-    }
+    let scale = 1.0 / (dim as f32).sqrt();
+    let queries = attention::Queries { batch: q.dim(0), heads, dim, queries: q.dim(1), scale, causal };
+    let sets: Vec<attention::KeySet> = sets
+        .iter()
+        .map(|s| attention::KeySet {
+            k: s.k.data(),
+            v: s.v.data(),
+            keys: s.k.dim(1),
+            weight: s.weight,
+            mask: s.mask,
+        })
+        .collect();
+    let mut out = Tensor::stale(q.shape());
+    attention::attention_over(&queries, q.data(), &sets, out.data_mut());
+    out
 }

@@ -1,6 +1,7 @@
 //! How much memory a forward pass takes, from shapes alone: each network's walk books what its layers allocate and free, in
 //! the same order. `tests/memory.rs` compares with an allocator that counts.
 
+use instantstyle_kernels::attention::{self, Queries};
 use instantstyle_kernels::conv::{Conv, scratch_bytes};
 
 /// Values that are alive, and the most that were.
@@ -33,9 +34,10 @@ impl Ledger {
         self.peak * 4 + threads() as u64 * PACKED_BYTES
     }
 
-    /// Attention over `keys` keys: each thread keeps the scores of a block of queries (`kernels`, `attention/mod.rs`).
-    pub fn attend(&mut self, keys: usize) {
-        self.pass(threads() * QUERIES * keys);
+    /// Attention of `heads` heads of width `dim`: keys and values are packed for the products.
+    pub fn attend(&mut self, batch: usize, heads: usize, dim: usize, keys: usize) {
+        let queries = Queries { batch, heads, dim, queries: 1, scale: 1.0, causal: false };
+        self.pass(attention::scratch_bytes(&queries, keys, threads()) / 4);
     }
 
     /// A convolution 3×3 that keeps the size, of a normed input or not; the input stays, the output is left alive.
@@ -94,8 +96,6 @@ impl Size {
 
 /// Of one thread.
 const PACKED_BYTES: u64 = 1 << 20;
-/// Queries of a block.
-const QUERIES: usize = 224;
 
 fn threads() -> usize {
     rayon::current_num_threads()

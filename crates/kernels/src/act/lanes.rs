@@ -9,7 +9,6 @@ const ROUND: f32 = 12_582_912.0;
 ///
 /// The coefficients are those of the polynomial of degree 6 with the least relative error on |r| ≤ ½ (Remez; 1.9e-9 before
 /// rounding).
-#[cfg_attr(not(test), expect(dead_code))]
 #[inline(always)]
 pub(crate) fn exp2_lanes<V: Lanes>(x: V) -> V {
     // SAFETY: a vector exists, so the machine has its level.

@@ -1,14 +1,21 @@
-//! Scaled dot-product attention over channels-last tokens (Vaswani et al., arXiv 1706.03762).
+//! Scaled dot-product attention over channels-last tokens (Vaswani et al., arXiv 1706.03762), in blocks with a running
+//! softmax, so that no matrix of scores exists (Dao, FlashAttention-2, arXiv 2307.08691).
+//!
+//! Queries stand in the lanes of vectors: a block of scores is `keys · queriesᵀ`, its softmax goes down the keys without
+//! a sum across lanes, and the block, as it is, is the right operand of `valuesᵀ · scores`. Every width of a head is
+//! a number of rows, so none is filled up. Keys and values are packed once per head, for all queries.
 
-use crate::act::exp;
+mod block;
+
 use crate::buffer::Buffer;
-use crate::gemm::{Blocks, Epilogue, Rows, StridedColumns, StridedRows, serial};
-use crate::level::per_level;
 use crate::share::{Shared, each};
+use block::{Keys, Work};
 
-/// Queries handled at a time: packing keys and values once per block costs little beside the products, and the
-/// scores of a block stay in the last-level cache.
-const QUERIES: usize = 224;
+/// Queries that go over the keys together, in panels of two vectors: what is read of keys and values stays in cache
+/// for all of them.
+const PANELS: usize = 4;
+/// Keys of a block: sixteen tiles of AVX-512's micro-kernel; scores of one panel are 28 KB.
+const KEYS: usize = 224;
 
 /// Shapes of one attention. Queries and output `[batch, queries, heads · dim]`, keys and values
 /// `[batch, keys, heads · dim]`.
@@ -34,158 +41,131 @@ pub struct Attention<'a> {
     pub mask: Option<&'a [f32]>,
 }
 
-per_level! {
-    /// Turns scores into unnormalised probabilities; returns their sum.
-    fn softmax(row: &mut [f32], scale: f32) -> f32 {
-        let mut most = [f32::NEG_INFINITY; 16];
-        let (whole, rest) = row.as_chunks::<16>();
-        for c in whole {
-            for (m, v) in most.iter_mut().zip(c) {
-                *m = m.max(*v * scale);
-            }
-        }
-        for (m, v) in most.iter_mut().zip(rest) {
-            *m = m.max(*v * scale);
-        }
-        let most = most.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        for v in row.iter_mut() {
-            *v = exp(v.mul_add(scale, -most));
-        }
-        crate::norm::lanes(row, |v| v)
-    }
-}
-
 /// See [`Attention`].
 ///
 /// # Panics
 /// If a length does not fit the shapes, or there are no keys.
 pub fn attention(shape: Attention, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
-    let Attention { batch, heads, dim, queries, keys, .. } = shape;
+    let Attention { batch, heads, dim, queries, keys, scale, causal, add, mask } = shape;
+    let queries = Queries { batch, heads, dim, queries, scale, causal };
+    let set = KeySet { k, v, keys, weight: add.unwrap_or(1.0), mask };
+    run(&queries, q, &[set], add.is_some(), out);
+}
+
+/// The queries of one attention, `[batch, queries, heads · dim]`.
+#[derive(Clone, Copy, Debug)]
+pub struct Queries {
+    /// Independent sequences.
+    pub batch: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Width of one head.
+    pub dim: usize,
+    /// Tokens of a sequence.
+    pub queries: usize,
+    /// Factor of the scores, usually dim^-½.
+    pub scale: f32,
+    /// Each query sees only keys up to its own position.
+    pub causal: bool,
+}
+
+/// One set of keys and values, `[batch, keys, heads · dim]`, with a softmax of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct KeySet<'a> {
+    /// Keys.
+    pub k: &'a [f32],
+    /// Values.
+    pub v: &'a [f32],
+    /// Tokens of a sequence.
+    pub keys: usize,
+    /// Factor of what is attended.
+    pub weight: f32,
+    /// One more factor per query of every sequence, `[queries]`.
+    pub mask: Option<&'a [f32]>,
+}
+
+/// `out = Σ weight · mask · softmax(scale · q kᵀ) v` over the sets, in one pass over the queries: text and image tokens.
+///
+/// # Panics
+/// If a length does not fit the shapes, or a set has no keys.
+pub fn attention_over(queries: &Queries, q: &[f32], sets: &[KeySet], out: &mut [f32]) {
+    run(queries, q, sets, false, out);
+}
+
+/// Bytes that attention needs beside its operands and its output, on so many threads; `keys` of all sets.
+pub fn scratch_bytes(queries: &Queries, keys: usize, threads: usize) -> usize {
+    let Queries { batch, heads, dim, .. } = *queries;
+    4 * (batch * heads * keys * dim * 2 + threads * Work::values(dim))
+}
+
+fn run(shape: &Queries, q: &[f32], sets: &[KeySet], add: bool, out: &mut [f32]) {
+    let Queries { batch, heads, dim, queries, .. } = *shape;
     let width = heads * dim;
-    assert!(keys > 0 && dim > 0 && heads > 0);
+    assert!(dim > 0 && heads > 0);
     assert!(q.len() == batch * queries * width && out.len() == q.len());
-    assert!(k.len() == batch * keys * width && v.len() == k.len());
-    assert!(shape.mask.is_none_or(|m| m.len() == queries));
-    // Few heads (the autoencoder has one): let several threads share a head by its queries.
-    let shares = rayon::current_num_threads().div_ceil(batch * heads).clamp(1, queries.div_ceil(16).max(1));
-    let share = queries.div_ceil(shares);
+    for set in sets {
+        assert!(set.keys > 0 && set.k.len() == batch * set.keys * width && set.v.len() == set.k.len());
+        assert!(set.mask.is_none_or(|m| m.len() == queries));
+    }
+    let packed: Vec<(Buffer, Buffer)> = sets.iter().map(|set| pack(shape, set)).collect();
+    let group = PANELS * block::panel();
+    let groups = queries.div_ceil(group);
     let out = Shared::new(out);
-    each(batch * heads * shares, |task| {
-        let (head, part) = (task / shares, task % shares);
+    each(batch * heads * groups, |task| {
+        let (head, g) = (task / groups, task % groups);
         let (b, h) = (head / heads, head % heads);
-        let from = (part * share).min(queries);
-        let to = (from + share).min(queries);
-        let k = StridedRows { data: &k[b * keys * width + h * dim..], stride: width, k: dim };
-        let v = StridedColumns { data: &v[b * keys * width + h * dim..], stride: width, k: keys };
-        let (mut pa, mut pb) = (Vec::new(), Vec::new());
-        let rows = QUERIES.min(to - from);
-        let mut scores = Buffer::stale(rows * keys);
-        let mut result = Buffer::stale(rows * dim);
-        let mut sums = vec![0f32; rows];
-        for q0 in (from..to).step_by(QUERIES) {
-            let n = QUERIES.min(to - q0);
-            let left = Rows { data: &q[(b * queries + q0) * width + h * dim..], stride: width, k: dim };
-            let scores = &mut scores[..n * keys];
-            let shared = Shared::new(scores);
-            serial(
-                0..n,
-                0..keys,
-                keys,
-                &Blocks::even(dim),
-                &left,
-                &k,
-                Epilogue::default(),
-                shared,
-                &mut pa,
-                &mut pb,
-            );
-            for (i, (row, sum)) in scores.chunks_exact_mut(keys).zip(&mut sums).enumerate() {
-                let seen = if shape.causal { (q0 + i + 1).min(keys) } else { keys };
-                *sum = softmax(&mut row[..seen], shape.scale);
-                row[seen..].fill(0.0);
-            }
-            let left = Rows { data: scores, stride: keys, k: keys };
-            let shared = Shared::new(&mut result[..n * dim]);
-            serial(
-                0..n,
-                0..dim,
-                dim,
-                &Blocks::even(keys),
-                &left,
-                &v,
-                Epilogue::default(),
-                shared,
-                &mut pa,
-                &mut pb,
-            );
-            for i in 0..n {
-                // SAFETY: each task owns the queries from..to of its head.
-                let out = unsafe { out.part((b * queries + q0 + i) * width + h * dim, dim) };
-                let weight = shape.add.unwrap_or(1.0) * shape.mask.map_or(1.0, |m| m[q0 + i]);
-                let factor = weight / sums[i];
-                let row = &result[i * dim..][..dim];
-                if shape.add.is_some() {
-                    out.iter_mut().zip(row).for_each(|(o, r)| *o += r * factor);
-                } else {
-                    out.iter_mut().zip(row).for_each(|(o, r)| *o = r * factor);
+        let first = g * group;
+        let count = group.min(queries - first);
+        let mut work = Work::new(dim);
+        let at = (b * queries + first) * width + h * dim;
+        work.load(&q[at..], width, count, shape.scale);
+        for (i, (set, (k, v))) in sets.iter().zip(&packed).enumerate() {
+            let all = head * set.keys * dim..(head + 1) * set.keys * dim;
+            work.begin();
+            for start in (0..set.keys).step_by(KEYS) {
+                let n = KEYS.min(set.keys - start);
+                // Keys beyond the last query of the group are seen by none.
+                if shape.causal && start >= first + count {
+                    break;
                 }
+                let part = start * dim..(start + n) * dim;
+                let keys = Keys {
+                    k: &k[all.clone()][part.clone()],
+                    v: &v[all.clone()][part],
+                    n,
+                    // Lane l of panel p sees the keys up to this one plus its place.
+                    seen: shape.causal.then_some(first as isize - start as isize),
+                };
+                work.attend(&keys, start == 0);
             }
+            work.end(set.weight, set.mask.map(|m| &m[first..first + count]), i == 0);
         }
+        // SAFETY: each task owns its queries' part of its head.
+        unsafe { work.store(out, at, width, add) };
     });
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::gemm::tests::noise;
-
-    #[test]
-    fn equals_the_definition() {
-        let base = Attention {
-            batch: 2,
-            heads: 3,
-            dim: 10,
-            queries: 241,
-            keys: 300,
-            scale: 0.7,
-            causal: false,
-            add: None,
-            mask: None,
-        };
-        let mask = noise(base.queries, 7);
-        for shape in [
-            base,
-            Attention { keys: 4, add: Some(0.5), mask: Some(&mask), ..base },
-            Attention { keys: base.queries, causal: true, batch: 1, heads: 1, ..base },
-        ] {
-            let width = shape.heads * shape.dim;
-            let q = noise(shape.batch * shape.queries * width, 1);
-            let k = noise(shape.batch * shape.keys * width, 2);
-            let v = noise(shape.batch * shape.keys * width, 3);
-            let before = noise(q.len(), 4);
-            let mut out = before.clone();
-            attention(shape, &q, &k, &v, &mut out);
-            for (i, got) in out.iter().enumerate() {
-                let (c, t) = (i % width, i / width);
-                let (h, b, query) = (c / shape.dim, t / shape.queries, t % shape.queries);
-                let seen = if shape.causal { query + 1 } else { shape.keys };
-                let (mut total, mut want) = (0f64, 0f64);
-                for key in 0..seen {
-                    let at = (b * shape.keys + key) * width;
-                    let dot: f64 = (0..shape.dim)
-                        .map(|d| q[t * width + h * shape.dim + d] as f64 * k[at + h * shape.dim + d] as f64)
-                        .sum();
-                    let p = (dot * shape.scale as f64).exp();
-                    total += p;
-                    want += p * v[at + c] as f64;
-                }
-                want /= total;
-                want *= shape.mask.map_or(1.0, |m| m[query]) as f64;
-                if let Some(w) = shape.add {
-                    want = before[i] as f64 + w as f64 * want;
-                }
-                assert!((*got as f64 - want).abs() < 2e-6, "{shape:?} at {i}: {got} {want}");
-            }
-        }
-    }
+/// Keys and values of one set, per head and block of keys in the order in which the products read them.
+fn pack(shape: &Queries, set: &KeySet) -> (Buffer, Buffer) {
+    let Queries { batch, heads, dim, .. } = *shape;
+    let (width, keys) = (heads * dim, set.keys);
+    let blocks = keys.div_ceil(KEYS);
+    let mut k = Buffer::stale(batch * keys * width);
+    let mut v = Buffer::stale(batch * keys * width);
+    let (to_k, to_v) = (Shared::new(&mut k), Shared::new(&mut v));
+    each(batch * heads * blocks, |i| {
+        let (head, block) = (i / blocks, i % blocks);
+        let start = block * KEYS;
+        let n = KEYS.min(keys - start);
+        let from = (head / heads * keys + start) * width + head % heads * dim;
+        let at = (head * keys + start) * dim;
+        // SAFETY: the parts of heads and blocks do not overlap.
+        let (to_k, to_v) = unsafe { (to_k.part(at, n * dim), to_v.part(at, n * dim)) };
+        block::pack_keys(&set.k[from..], width, n, dim, to_k);
+        block::pack_values(&set.v[from..], width, n, dim, to_v);
+    });
+    (k, v)
 }
+
+#[cfg(test)]
+mod tests;

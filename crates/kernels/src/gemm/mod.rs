@@ -84,42 +84,6 @@ impl Right for WeightRows<'_> {
     }
 }
 
-/// `[n, k]` in f32 with a row stride (keys of one attention head).
-pub(crate) struct StridedRows<'a> {
-    pub data: &'a [f32],
-    pub stride: usize,
-    pub k: usize,
-}
-
-impl Right for StridedRows<'_> {
-    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
-        let k0 = kb * KC;
-        let kc = KC.min(self.k - k0);
-        for c in 0..cols {
-            let row = &self.data[(n0 + c) * self.stride + k0..][..kc];
-            for (k, v) in row.iter().enumerate() {
-                out[k * nr + c] = *v;
-            }
-        }
-    }
-}
-
-/// `[k, n]` in f32 with a row stride (values of one attention head).
-pub(crate) struct StridedColumns<'a> {
-    pub data: &'a [f32],
-    pub stride: usize,
-    pub k: usize,
-}
-
-impl Right for StridedColumns<'_> {
-    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
-        let k0 = kb * KC;
-        for k in 0..KC.min(self.k - k0) {
-            out[k * nr..][..cols].copy_from_slice(&self.data[(k0 + k) * self.stride + n0..][..cols]);
-        }
-    }
-}
-
 /// Fully connected layer: `out[m, n] = a[m, k] · w[n, k]ᵀ (+ bias[n]) (+ residual[m, n])`.
 ///
 /// # Panics
@@ -212,7 +176,7 @@ fn span(n: usize, unit: usize, parts: usize, p: usize) -> std::ops::Range<usize>
 }
 
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn serial<L: Left, R: Right>(
+fn serial<L: Left, R: Right>(
     rows: std::ops::Range<usize>,
     cols: std::ops::Range<usize>,
     stride: usize,

@@ -6,7 +6,7 @@ use crate::memory::Ledger;
 /// One layer; the input stays, the output is left alive.
 fn layer(ledger: &mut Ledger, x: usize, inner: usize, keys: usize) {
     ledger.take(5 * x);
-    ledger.attend(keys);
+    ledger.attend(x / keys.max(1), 1, 1, keys);
     ledger.give(3 * x);
     ledger.take(x);
     ledger.take(x + inner);

@@ -3,7 +3,7 @@
 use super::trunk::{Counter, Pass};
 use super::{KeyValue, LevelConfig, UNetConfig};
 use crate::error::ModelError;
-use crate::layers::{Around, Conv2d, GroupNorm, LayerNorm, Linear, attend, attend_add, geglu};
+use crate::layers::{Around, Attended, Conv2d, GroupNorm, LayerNorm, Linear, attend, attend_over, geglu};
 use crate::load::Loader;
 use crate::tensor::Tensor;
 
@@ -116,11 +116,13 @@ impl Transformer {
         let a = &self.cross_attention;
         let q = a.q.forward(&self.norm2.forward(&x));
         let text = pass.text_at(self.site);
-        let mut attended = attend(&q, &text.k, &text.v, a.heads, false);
-        for branch in pass.injections.at(self.site, pass.step) {
-            let KeyValue { k, v } = &branch.tokens;
-            attend_add(&q, k, v, a.heads, branch.weight, branch.mask.as_deref(), &mut attended);
-        }
+        let text = Attended { k: &text.k, v: &text.v, weight: 1.0, mask: None };
+        let images = pass.injections.at(self.site, pass.step).map(|branch| {
+            let (KeyValue { k, v }, mask) = (&branch.tokens, branch.mask.as_deref());
+            Attended { k, v, weight: branch.weight, mask }
+        });
+        let sets: Vec<Attended> = std::iter::once(text).chain(images).collect();
+        let attended = attend_over(&q, &sets, a.heads);
         let x = a.out.forward_add(&attended, &x);
         let h = geglu(&self.feed_in.forward(&self.norm3.forward(&x)));
         self.feed_out.forward_add(&h, &x)

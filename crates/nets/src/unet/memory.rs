@@ -87,7 +87,7 @@ fn spatial(ledger: &mut Ledger, level: &LevelConfig, depth: usize, pixels: usize
     for _ in 0..depth {
         // Norm, keys, values; queries, what is attended and the sum: alive beside the input to the end.
         ledger.take(5 * x);
-        ledger.attend(keys);
+        ledger.attend(pixels / keys.max(1), level.heads, level.width / level.heads.max(1), keys);
         ledger.take(x);
         ledger.give(2 * x);
         // Cross-attention: queries (their norm goes), what is attended, the sum.

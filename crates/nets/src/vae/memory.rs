@@ -66,7 +66,7 @@ impl VaeConfig {
         if self.mid_block_add_attention {
             // The norm, queries, keys, values and what is attended; then the output beside the norm and the latter.
             ledger.take(5 * x);
-            ledger.attend(pixels);
+            ledger.attend(1, 1, channels, pixels);
             ledger.give(3 * x);
             ledger.take(x);
             ledger.give(3 * x);

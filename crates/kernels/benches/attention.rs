@@ -1,0 +1,60 @@
+//! Attention at the shapes of SD1.5's UNet (512 px, guided: batch 2), SDXL's and the autoencoder's, one thread.
+//!
+//! `cargo bench -p instantstyle-kernels --bench attention [-- FILTER]`. Times are CPU time of the thread, the least of
+//! some runs. Operations are those of the two products alone.
+#![allow(unsafe_code, missing_docs)]
+
+use instantstyle_kernels::attention::{KeySet, Queries, attention_over};
+
+/// Batch, heads, width of a head, queries, keys.
+const SHAPES: &[(&str, usize, usize, usize, usize, usize)] = &[
+    ("sd15 64x64 self", 2, 8, 40, 4096, 4096),
+    ("sd15 64x64 text", 2, 8, 40, 4096, 77),
+    ("sd15 32x32 self", 2, 8, 80, 1024, 1024),
+    ("sd15 32x32 text", 2, 8, 80, 1024, 77),
+    ("sd15 16x16 self", 2, 8, 160, 256, 256),
+    ("sd15 16x16 text", 2, 8, 160, 256, 77),
+    ("sd15 8x8 self", 2, 8, 160, 64, 64),
+    ("sdxl 64x64 self", 2, 10, 64, 4096, 4096),
+    ("sdxl 32x32 self", 2, 20, 64, 1024, 1024),
+    ("clip text", 2, 12, 64, 77, 77),
+    ("vae 64x64", 1, 1, 512, 4096, 4096),
+];
+
+/// CPU time of this thread in seconds.
+fn cpu_s() -> f64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the clock exists on Linux and `t` is a valid place.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
+    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
+}
+
+fn main() {
+    let filter = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
+    for &(name, batch, heads, dim, queries, keys) in SHAPES {
+        if !name.contains(&filter) {
+            continue;
+        }
+        let width = heads * dim;
+        let noise = |n: usize| (0..n).map(|i| (i * 7919 % 1999) as f32 * 1e-3 - 1.0).collect::<Vec<_>>();
+        let q = noise(batch * queries * width);
+        let (k, v) = (noise(batch * keys * width), noise(batch * keys * width));
+        let mut out = vec![0f32; q.len()];
+        let scale = 1.0 / (dim as f32).sqrt();
+        let shape = Queries { batch, heads, dim, queries, scale, causal: false };
+        let set = KeySet { k: &k, v: &v, keys, weight: 1.0, mask: None };
+        let (mut best, mut spent, mut n) = (f64::INFINITY, 0.0, 0);
+        pool.install(|| {
+            while n < 3 || (spent < 0.5 && n < 100) {
+                let start = cpu_s();
+                attention_over(&shape, &q, &[set], &mut out);
+                let took = cpu_s() - start;
+                (best, spent, n) = (best.min(took), spent + took, n + 1);
+            }
+        });
+        let work = (4 * batch * heads * queries * keys * dim) as f64;
+        let label = format!("{name} {batch}x{queries}x{keys}, {heads} heads of {dim}");
+        println!("{label:<52} {:>9.3} ms {:>6.0} Gop/s", best * 1e3, work / best * 1e-9);
+    }
+}

@@ -1,0 +1,341 @@
+//! One group of queries against one block of keys.
+
+use super::{KEYS, PANELS};
+use crate::act::exp2_lanes;
+use crate::buffer::Buffer;
+use crate::lanes::{Lanes, on_lanes};
+use crate::level::{Level, level};
+use crate::share::Shared;
+
+/// The most queries of a panel.
+const WIDEST: usize = 32;
+/// Below every score.
+const LOWEST: f32 = -1e30;
+
+/// Rows of the register tile at a level: with two vectors of queries it fills the registers.
+fn rows(level: Level) -> usize {
+    match level {
+        Level::Avx512 => 14,
+        Level::Avx2 => 6,
+        Level::Scalar => 4,
+    }
+}
+
+/// Queries of a panel: two vectors.
+pub(super) fn panel() -> usize {
+    match level() {
+        Level::Avx512 => 32,
+        Level::Avx2 | Level::Scalar => 16,
+    }
+}
+
+/// Part `i` of `n` rows in as few tiles as there can be, all but equally high: start and end.
+#[inline(always)]
+fn tile(n: usize, tiles: usize, i: usize) -> (usize, usize) {
+    (n * i / tiles, n * (i + 1) / tiles)
+}
+
+/// `[keys][dim]` to tiles `[dim][keys of the tile]`.
+pub(super) fn pack_keys(from: &[f32], stride: usize, n: usize, dim: usize, to: &mut [f32]) {
+    let tiles = n.div_ceil(rows(level()));
+    for i in 0..tiles {
+        let (start, end) = tile(n, tiles, i);
+        let height = end - start;
+        let to = &mut to[start * dim..end * dim];
+        for r in 0..height {
+            let row = &from[(start + r) * stride..][..dim];
+            for (d, v) in row.iter().enumerate() {
+                to[d * height + r] = *v;
+            }
+        }
+    }
+}
+
+/// `[keys][dim]` to tiles `[keys][channels of the tile]`.
+pub(super) fn pack_values(from: &[f32], stride: usize, n: usize, dim: usize, to: &mut [f32]) {
+    let tiles = dim.div_ceil(rows(level()));
+    for i in 0..tiles {
+        let (start, end) = tile(dim, tiles, i);
+        for (k, to) in to[start * n..end * n].chunks_exact_mut(end - start).enumerate() {
+            to.copy_from_slice(&from[k * stride + start..k * stride + end]);
+        }
+    }
+}
+
+/// A block of keys and their values, packed.
+pub(super) struct Keys<'a> {
+    pub k: &'a [f32],
+    pub v: &'a [f32],
+    pub n: usize,
+    /// If causal: the query of lane l of panel p sees the keys up to this one plus p · panel + l.
+    pub seen: Option<isize>,
+}
+
+/// What a task works with: its queries, and their state of the softmax over the keys so far.
+pub(super) struct Work {
+    dim: usize,
+    count: usize,
+    /// Per panel `[dim][queries]`: queries times scale and log₂ e, sums of values, the result over all sets.
+    q: Buffer,
+    sum: Buffer,
+    result: Buffer,
+    /// Scores of one panel `[keys][queries]`.
+    scores: Buffer,
+    /// Per panel and query: the highest score so far, and the sum of the probabilities relative to it.
+    most: [f32; PANELS * WIDEST],
+    total: [f32; PANELS * WIDEST],
+}
+
+impl Work {
+    /// Values of memory.
+    pub fn values(dim: usize) -> usize {
+        (3 * PANELS * dim + KEYS) * panel()
+    }
+
+    pub fn new(dim: usize) -> Self {
+        let n = PANELS * dim * panel();
+        Work {
+            dim,
+            count: 0,
+            q: Buffer::stale(n),
+            sum: Buffer::stale(n),
+            result: Buffer::stale(n),
+            scores: Buffer::stale(KEYS * panel()),
+            most: [LOWEST; PANELS * WIDEST],
+            total: [0.0; PANELS * WIDEST],
+        }
+    }
+
+    /// Takes `count` queries, `stride` apart.
+    pub fn load(&mut self, from: &[f32], stride: usize, count: usize, scale: f32) {
+        let (dim, nr) = (self.dim, panel());
+        self.count = count;
+        let scale = scale * std::f32::consts::LOG2_E;
+        // Queries that are not there are zero: they are computed and not stored.
+        if count % nr != 0 {
+            self.q.fill(0.0);
+        }
+        for i in 0..count {
+            let to = &mut self.q[i / nr * dim * nr + i % nr..];
+            for (d, v) in from[i * stride..][..dim].iter().enumerate() {
+                to[d * nr] = v * scale;
+            }
+        }
+    }
+
+    fn panels(&self) -> usize {
+        self.count.div_ceil(panel())
+    }
+
+    /// Begins a set of keys.
+    pub fn begin(&mut self) {
+        self.most.fill(LOWEST);
+        self.total.fill(0.0);
+    }
+
+    /// Goes over one block of keys.
+    pub fn attend(&mut self, keys: &Keys, first: bool) {
+        let (dim, nr) = (self.dim, panel());
+        assert!(keys.k.len() == keys.n * dim && keys.v.len() == keys.k.len() && keys.n <= KEYS);
+        for p in 0..self.panels() {
+            let part = p * dim * nr..(p + 1) * dim * nr;
+            let lanes = p * nr..(p + 1) * nr;
+            let seen = keys.seen.map(|s| s + (p * nr) as isize);
+            // SAFETY: keys and values are as long as asserted, panels and lanes as they were made.
+            unsafe {
+                attend(
+                    dim,
+                    keys.n,
+                    first,
+                    seen,
+                    keys.k,
+                    keys.v,
+                    &self.q[part.clone()],
+                    &mut self.scores,
+                    &mut self.sum[part],
+                    &mut self.most[lanes.clone()],
+                    &mut self.total[lanes],
+                );
+            }
+        }
+    }
+
+    /// Ends a set: what was attended, times weight and mask, becomes the result or is added to it.
+    pub fn end(&mut self, weight: f32, mask: Option<&[f32]>, first: bool) {
+        let (dim, nr) = (self.dim, panel());
+        let mut factor = [0f32; PANELS * WIDEST];
+        for (i, f) in factor.iter_mut().enumerate().take(self.count) {
+            *f = weight * mask.map_or(1.0, |m| m[i]) / self.total[i];
+        }
+        for p in 0..self.panels() {
+            let part = p * dim * nr..(p + 1) * dim * nr;
+            let factor = &factor[p * nr..(p + 1) * nr];
+            let rows = self.result[part.clone()].chunks_exact_mut(nr).zip(self.sum[part].chunks_exact(nr));
+            for (result, sum) in rows {
+                for ((r, s), f) in result.iter_mut().zip(sum).zip(factor) {
+                    *r = if first { s * f } else { *r + s * f };
+                }
+            }
+        }
+    }
+
+    /// Writes or adds the result to `out`, from `at` on, queries `stride` apart.
+    ///
+    /// # Safety
+    /// That part of the output must be the caller's alone.
+    pub unsafe fn store(&self, out: Shared, at: usize, stride: usize, add: bool) {
+        let (dim, nr) = (self.dim, panel());
+        for i in 0..self.count {
+            // SAFETY: the caller's promise.
+            let to = unsafe { out.part(at + i * stride, dim) };
+            let from = &self.result[i / nr * dim * nr + i % nr..];
+            for (d, to) in to.iter_mut().enumerate() {
+                *to = if add { *to + from[d * nr] } else { from[d * nr] };
+            }
+        }
+    }
+}
+
+on_lanes! {
+    /// One panel of queries over one block of keys.
+    ///
+    /// # Safety
+    /// `k` and `v` must hold n · dim values, `q` and `sum` dim · panel, `scores` n · panel, `most` and `total` panel.
+    fn attend(
+        dim: usize, n: usize, first: bool, seen: Option<isize>, k: &[f32], v: &[f32], q: &[f32], scores: &mut [f32],
+        sum: &mut [f32], most: &mut [f32], total: &mut [f32],
+    ) = attend_on
+}
+
+#[allow(clippy::too_many_arguments)]
+#[inline(always)]
+unsafe fn attend_on<V: Lanes>(
+    dim: usize,
+    n: usize,
+    first: bool,
+    seen: Option<isize>,
+    k: &[f32],
+    v: &[f32],
+    q: &[f32],
+    scores: &mut [f32],
+    sum: &mut [f32],
+    most: &mut [f32],
+    total: &mut [f32],
+) {
+    let nr = 2 * V::WIDTH;
+    let (tall, scores) = (rows(V::LEVEL), &mut scores[..n * nr]);
+    // SAFETY: the lengths are the caller's promise; tiles cover n or dim rows exactly.
+    unsafe {
+        let tiles = n.div_ceil(tall);
+        for i in 0..tiles {
+            let (start, end) = tile(n, tiles, i);
+            let to = scores.as_mut_ptr().add(start * nr);
+            multiply::<V>(end - start, dim, k.as_ptr().add(start * dim), q.as_ptr(), to, false);
+        }
+        if let Some(seen) = seen {
+            hide(scores, nr, seen, LOWEST);
+        }
+        for h in [0, V::WIDTH] {
+            let scores = scores.as_mut_ptr().add(h);
+            let most = most.as_mut_ptr().add(h);
+            let total = total.as_mut_ptr().add(h);
+            let before = V::load(most);
+            // Four at a time: each alone would wait for the one before.
+            let mut high = [before; 4];
+            for key in 0..n {
+                high[key % 4] = high[key % 4].max(V::load(scores.add(key * nr)));
+            }
+            let now = high[0].max(high[1]).max(high[2].max(high[3]));
+            let mut part = [V::splat(0.0); 2];
+            for key in 0..n {
+                let s = scores.add(key * nr);
+                let p = exp2_lanes(V::load(s).sub(now));
+                p.store(s);
+                part[key % 2] = part[key % 2].add(p);
+            }
+            let part = part[0].add(part[1]);
+            now.store(most);
+            if first {
+                part.store(total);
+            } else {
+                let fade = exp2_lanes(before.sub(now));
+                V::load(total).mul_add(fade, part).store(total);
+                for d in 0..dim {
+                    let sum = sum.as_mut_ptr().add(d * nr + h);
+                    V::load(sum).mul(fade).store(sum);
+                }
+            }
+        }
+        if let Some(seen) = seen {
+            hide(scores, nr, seen, 0.0);
+        }
+        let tiles = dim.div_ceil(tall);
+        for i in 0..tiles {
+            let (start, end) = tile(dim, tiles, i);
+            let to = sum.as_mut_ptr().add(start * nr);
+            multiply::<V>(end - start, n, v.as_ptr().add(start * n), scores.as_ptr(), to, !first);
+        }
+    }
+}
+
+/// Puts `value` where lane l does not see the key: beyond `seen + l`.
+fn hide(scores: &mut [f32], nr: usize, seen: isize, value: f32) {
+    for (key, row) in scores.chunks_exact_mut(nr).enumerate() {
+        let blind = (key as isize - seen).clamp(0, nr as isize) as usize;
+        row[..blind].fill(value);
+    }
+}
+
+/// `to[r][..] = or += Σₖ a[k][r] · b[k][..]`; rows of `b` and `to` are two vectors wide.
+///
+/// # Safety
+/// `depth · height` values of `a`, `depth` rows of `b` and `height` rows of `to` must be there.
+#[inline(always)]
+unsafe fn multiply<V: Lanes>(
+    height: usize,
+    depth: usize,
+    a: *const f32,
+    b: *const f32,
+    to: *mut f32,
+    add: bool,
+) {
+    macro_rules! tile {
+        ($($n:literal)*) => {
+            match height {
+                // SAFETY: the caller's promises.
+                $($n if $n <= rows(V::LEVEL) => unsafe { tile_of::<V, $n>(depth, a, b, to, add) },)*
+                _ => unreachable!("a tile has at most {} rows", rows(V::LEVEL)),
+            }
+        };
+    }
+    tile!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+}
+
+#[inline(always)]
+unsafe fn tile_of<V: Lanes, const ROWS: usize>(
+    depth: usize,
+    mut a: *const f32,
+    mut b: *const f32,
+    to: *mut f32,
+    add: bool,
+) {
+    // SAFETY: the caller's promises of memory; a level's function is only reached where it was detected.
+    unsafe {
+        let mut sum = [[V::splat(0.0); 2]; ROWS];
+        for _ in 0..depth {
+            let right = [V::load(b), V::load(b.add(V::WIDTH))];
+            for (r, sum) in sum.iter_mut().enumerate() {
+                let left = V::splat(*a.add(r));
+                sum[0] = left.mul_add(right[0], sum[0]);
+                sum[1] = left.mul_add(right[1], sum[1]);
+            }
+            a = a.add(ROWS);
+            b = b.add(2 * V::WIDTH);
+        }
+        for (i, sum) in sum.iter().flatten().enumerate() {
+            let to = to.add(i * V::WIDTH);
+            let sum = if add { V::load(to).add(*sum) } else { *sum };
+            sum.store(to);
+        }
+    }
+}

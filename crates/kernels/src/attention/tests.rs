@@ -1,0 +1,136 @@
+use super::*;
+use crate::gemm::tests::{at_every_level, noise};
+
+#[test]
+fn equals_the_definition() {
+    let base = Attention {
+        batch: 2,
+        heads: 3,
+        dim: 10,
+        queries: 241,
+        keys: 300,
+        scale: 0.7,
+        causal: false,
+        add: None,
+        mask: None,
+    };
+    let mask = noise(base.queries, 7);
+    for shape in [
+        base,
+        Attention { keys: 4, add: Some(0.5), mask: Some(&mask), ..base },
+        Attention { keys: base.queries, causal: true, batch: 1, heads: 1, ..base },
+        Attention { keys: 77, queries: 77, causal: true, dim: 64, scale: 0.125, ..base },
+        Attention { keys: 77, dim: 40, ..base },
+        Attention { dim: 80, keys: 1, ..base },
+        Attention { dim: 160, heads: 2, queries: 33, keys: 64, scale: 0.1, ..base },
+        Attention { dim: 512, heads: 1, batch: 1, queries: 65, keys: 230, scale: 0.05, ..base },
+        Attention { dim: 1, queries: 1, ..base },
+    ] {
+        let width = shape.heads * shape.dim;
+        let q = noise(shape.batch * shape.queries * width, 1);
+        let k = noise(shape.batch * shape.keys * width, 2);
+        let v = noise(shape.batch * shape.keys * width, 3);
+        let before = noise(q.len(), 4);
+        let mut want_all = vec![0f64; q.len()];
+        for (i, want_at) in want_all.iter_mut().enumerate() {
+            let (c, t) = (i % width, i / width);
+            let (h, b, query) = (c / shape.dim, t / shape.queries, t % shape.queries);
+            let seen = if shape.causal { query + 1 } else { shape.keys };
+            let (mut total, mut want) = (0f64, 0f64);
+            for key in 0..seen {
+                let at = (b * shape.keys + key) * width;
+                let dot: f64 = (0..shape.dim)
+                    .map(|d| q[t * width + h * shape.dim + d] as f64 * k[at + h * shape.dim + d] as f64)
+                    .sum();
+                let p = (dot * shape.scale as f64).exp();
+                total += p;
+                want += p * v[at + c] as f64;
+            }
+            want /= total;
+            want *= shape.mask.map_or(1.0, |m| m[query]) as f64;
+            if let Some(w) = shape.add {
+                want = before[i] as f64 + w as f64 * want;
+            }
+            *want_at = want;
+        }
+        at_every_level(|level| {
+            let mut out = before.clone();
+            attention(shape, &q, &k, &v, &mut out);
+            for (i, (got, want)) in out.iter().zip(&want_all).enumerate() {
+                assert!((*got as f64 - want).abs() < 2e-6, "{level:?} {shape:?} at {i}: {got} {want}");
+            }
+        });
+    }
+}
+
+/// Sets of one attention beside the sum of attentions, at every level.
+#[test]
+fn sets_are_summed() {
+    let queries = Queries { batch: 2, heads: 3, dim: 40, queries: 150, scale: 0.3, causal: false };
+    let width = queries.heads * queries.dim;
+    let q = noise(queries.batch * queries.queries * width, 1);
+    let mask: Vec<f32> = (0..queries.queries).map(|i| (i % 3) as f32 * 0.5).collect();
+    let sets: Vec<(usize, Vec<f32>, Vec<f32>)> = [(77, 2), (4, 3), (450, 4)]
+        .map(|(n, seed)| {
+            let values = queries.batch * n * width;
+            (n, noise(values, seed), noise(values, seed + 10))
+        })
+        .into();
+    let weights = [1.0, 0.7, -0.25];
+    let masks = [None, Some(&mask[..]), None];
+    at_every_level(|level| {
+        let mut want = vec![0.0; q.len()];
+        for (i, (keys, k, v)) in sets.iter().enumerate() {
+            let Queries { batch, heads, dim, queries, scale, causal } = queries;
+            let (keys, add, mask) = (*keys, Some(weights[i]), masks[i]);
+            let shape = Attention { batch, heads, dim, queries, keys, scale, causal, add, mask };
+            attention(shape, &q, k, v, &mut want);
+        }
+        let sets: Vec<KeySet> = (0..3)
+            .map(|i| {
+                let (keys, k, v) = &sets[i];
+                KeySet { k, v, keys: *keys, weight: weights[i], mask: masks[i] }
+            })
+            .collect();
+        let mut got = vec![f32::NAN; q.len()];
+        attention_over(&queries, &q, &sets, &mut got);
+        for (g, w) in got.iter().zip(&want) {
+            assert!((g - w).abs() < 1e-6, "{level:?}: {g} {w}");
+        }
+    });
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let _fixed_level = crate::gemm::tests::fixed_level();
+    let queries = Queries { batch: 1, heads: 2, dim: 24, queries: 333, scale: 0.2, causal: false };
+    let n = queries.queries * queries.heads * queries.dim;
+    let (q, k, v) = (noise(n, 1), noise(n, 2), noise(n, 3));
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let mut out = vec![0.0; n];
+        let set = KeySet { k: &k, v: &v, keys: queries.queries, weight: 1.0, mask: None };
+        pool.install(|| attention_over(&queries, &q, &[set], &mut out));
+        out
+    };
+    let one = run(1);
+    assert_eq!(one, run(2));
+    assert_eq!(one, run(7));
+}
+
+/// Scores so large that a softmax without its running maximum would overflow, rising over the blocks of keys.
+#[test]
+fn large_scores_do_not_overflow() {
+    let shape = Queries { batch: 1, heads: 1, dim: 1, queries: 3, scale: 1.0, causal: false };
+    let keys = 3 * KEYS + 5;
+    let k: Vec<f32> = (0..keys).map(|i| i as f32).collect();
+    let v: Vec<f32> = (0..keys).map(|i| (i % 7) as f32).collect();
+    at_every_level(|level| {
+        let mut out = [f32::NAN; 3];
+        let set = KeySet { k: &k, v: &v, keys, weight: 1.0, mask: None };
+        attention_over(&shape, &[100.0, -100.0, 0.0], &[set], &mut out);
+        let mean = v.iter().sum::<f32>() / keys as f32;
+        assert!((out[0] - v[keys - 1]).abs() < 1e-6 && (out[1] - v[0]).abs() < 1e-6, "{level:?}: {out:?}");
+        assert!((out[2] - mean).abs() < 1e-5, "{level:?}: {} {mean}", out[2]);
+    });
+}
