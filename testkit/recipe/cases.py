@@ -145,6 +145,7 @@ def declare():
     inputs()
     pictures()
     loras()
+    fast()
 
 
 def projections():
@@ -614,6 +615,24 @@ def loras():
         case(f"{model}-lora-{name}", model, refs, [*tags, "LoRA"], loras=used, sampler=("euler", "dpmpp_2m")[len(CASE_LIST) % 2])
     start = {"image": "../../images/large.png", "strength": 0.7}
     case("sd15-a-lora-init", "sd15-a", sd, ["base", "style", "LoRA", "image-to-image"], loras=[use("sd15-a-kohya")], init=start, steps=7)
+
+
+def fast():
+    """Distilled models' settings and schedules: the last cases, whose seeds are given, so that others may come before."""
+    sd, xl = [ref("sd15-a-base.safetensors", "rings.png", A, "style")], [ref("sdxl-a-base.safetensors", "rings.png", B, "style")]
+
+    def some(number, name, model, refs, features, lora=True, **fields):
+        loras = [{"file": f"../../loras/{model}-kohya.safetensors", "weight": 1.0}] if lora else []
+        more = {"loras": loras} if loras else {}
+        case(f"{model}-{name}", model, refs, ["fast", *features], seed=3000 + number, width=32, height=32, **more, **fields)
+
+    some(0, "fast-lightning-4", "sdxl-a", xl, ["base", "style", "LoRA"], sampler="euler", schedule="sgm_uniform", steps=4, guidance=0.0)
+    some(1, "fast-hyper-2", "sdxl-a", [], ["plain", "LoRA"], sampler="ddim", schedule="sgm_uniform", steps=2, guidance=0.0)
+    some(2, "fast-turbo", "sdxl-a", xl, ["base", "style"], False, sampler="euler_a", schedule="sgm_uniform", steps=1, guidance=0.0)
+    some(3, "fast-lcm", "sd15-a", sd, ["base", "style", "LoRA"], sampler="lcm", steps=4, guidance=0.0)
+    some(4, "fast-hyper-4", "sd15-a", [], ["plain", "LoRA"], sampler="ddim", schedule="sgm_uniform", steps=4, guidance=0.0)
+    some(5, "schedule-exponential", "sd15-a", sd, ["base", "style"], False, sampler="dpmpp_2m_sde", schedule="exponential", steps=5)
+    some(6, "schedule-karras-own", "sdxl-a", xl, ["base", "style"], False, schedule="karras", steps=5, omit=["sampler"])
 
 
 def finish(only=None):

@@ -57,9 +57,22 @@ STYLE = {"sd": ["up_blocks.1"], "xl": ["up_blocks.0.attentions.1"]}
 LAYOUT = {"sd": ["down_blocks.2", "mid_block"], "xl": ["down_blocks.2.attentions.1"]}
 
 
-def sampler(name, config):
-    cls, extra = SAMPLERS[name]
-    return getattr(diffusers, cls).from_config(config, **extra)
+# Not among those that every model is run with.
+MORE_SAMPLERS = {"dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"})}
+# diffusers' documentation: api/schedulers/overview, "Noise schedules and schedule types".
+NO_CURVE = {"use_karras_sigmas": False, "use_exponential_sigmas": False}
+SCHEDULES = {
+    None: {},
+    "normal": NO_CURVE,
+    "karras": {**NO_CURVE, "use_karras_sigmas": True},
+    "exponential": {**NO_CURVE, "timestep_spacing": "linspace", "use_exponential_sigmas": True},
+    "sgm_uniform": {**NO_CURVE, "timestep_spacing": "trailing"},
+}
+
+
+def sampler(name, config, schedule=None, own=None):
+    cls, extra = (SAMPLERS | MORE_SAMPLERS)[name] if name else (own, {})
+    return getattr(diffusers, cls).from_config(config, **extra, **SCHEDULES[schedule])
 
 
 def load_model(folder):
@@ -213,8 +226,8 @@ def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
     if init:
         pipe = from_picture(pipe, xl, init)
     family = "xl" if xl else "sd"
-    if job.get("sampler") is not None:
-        pipe.scheduler = sampler(job["sampler"], pipe.scheduler.config)
+    if job.get("sampler") is not None or job.get("schedule") is not None:
+        pipe.scheduler = sampler(job.get("sampler"), pipe.scheduler.config, job.get("schedule"), type(pipe.scheduler).__name__)
     steps, guidance = job["steps"], job["guidance"]
     width, height, count, seed = job["width"], job["height"], job.get("count", 1), job["seed"]
     seeds = [seed + i for i in range(count)] if alone is None else [seed + alone]

@@ -4,9 +4,10 @@
 
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, Command, ValueHint};
+use instantstyle_engine::family::fast_names;
 use instantstyle_engine::request::fields::{Field, INIT, Kind, LISTS, List, REQUEST, SUBTRACT};
 use instantstyle_engine::request::{PRECISIONS, PRESETS};
-use instantstyle_engine::sampler::SAMPLERS;
+use instantstyle_engine::sampler::{SAMPLERS, SCHEDULES};
 use instantstyle_hub::catalogue::CATALOGUE;
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -74,7 +75,7 @@ impl Flag {
             Kind::Whole(..) => ("N", ValueHint::Other),
             Kind::Number(..) => ("X", ValueHint::Other),
             Kind::Inject => ("WHERE", ValueHint::Other),
-            Kind::Choice(_) | Kind::Device | Kind::Subtract | Kind::Init | Kind::List(_) => {
+            Kind::Choice(_) | Kind::Sampler | Kind::Device | Kind::Subtract | Kind::Init | Kind::List(_) => {
                 ("NAME", ValueHint::Other)
             }
         };
@@ -175,6 +176,8 @@ fn generate() -> Command {
     };
     let presets = rows(&mut PRESETS.iter().map(|(name, _, about)| (*name, *about)));
     let samplers = rows(&mut SAMPLERS.iter().map(|s| (s.name, s.about)));
+    let schedules = rows(&mut SCHEDULES.iter().map(|s| (s.name, s.about)));
+    let fast = rows(&mut fast_names().into_iter());
     let precisions = rows(&mut PRECISIONS.iter().map(|(name, _, about)| (*name, *about)));
     let mut command = Command::new("generate")
         .about("Paint a prompt in the style of pictures")
@@ -183,7 +186,7 @@ fn generate() -> Command {
              Without --reference they override the job's: one value for all references, or one for each. \
              Likewise --lora and its flags.\n\n\
              --inject, by name or by part of the UNet (e.g. --inject up_blocks.0.attentions.1=1,mid_block=0.2):\n{presets}\n\
-             --sampler:\n{samplers}\n--precision:\n{precisions}"
+             --sampler:\n{samplers}\n--schedule:\n{schedules}\n--fast:\n{fast}\n--precision:\n{precisions}"
         ))
         .next_help_heading("Request");
     for flag in of_request() {

@@ -235,6 +235,34 @@ fn each_fault_has_its_status() {
     done(&machine.run_with(&["pull", "lcm-lora-sd15"], &[("HF_HUB_OFFLINE", "1")]));
 }
 
+#[test]
+fn fast_is_what_it_stands_for() {
+    let machine = Machine::with_models();
+    let run = |out: &str, more: &[&str]| {
+        let latents = machine.at(out);
+        let base = ["generate", "--model", "sd15", "--prompt", "a cat", "--width", "32", "--height", "32"];
+        let files = ["--out", &machine.at("x.png"), "--save-latents", &latents, "--quiet"];
+        machine.run(&[&base, more, &files].concat())
+    };
+    done(&machine.run(&["pull", "sd15", "--yes"]));
+    refused(&run("a", &["--fast", "lcm"]), 3, &["instantstyle pull lcm-lora-sd15"]);
+    refused(
+        &run("a", &["--fast", "lightning-4"]),
+        2,
+        &["fast", "Stable Diffusion 1.5", "hyper-4, hyper-8, lcm"],
+    );
+    // A model that has the LoRA in it needs none.
+    done(&run("merged", &["--fast", "lcm", "--lora", "lcm-lora-sd15", "--lora-weight", "0"]));
+    done(&machine.run(&["pull", "lcm-lora-sd15", "--yes"]));
+    done(&run("fast", &["--fast", "lcm"]));
+    let settings = ["--steps", "4", "--guidance", "0", "--sampler", "lcm"];
+    done(&run("alone", &settings));
+    done(&run("settings", &[&settings[..], &["--lora", "lcm-lora-sd15"]].concat()));
+    let bytes = |name: &str| std::fs::read(machine.at(name)).expect("latents");
+    assert!(bytes("fast") == bytes("settings") && bytes("merged") == bytes("alone"));
+    assert!(bytes("fast") != bytes("merged"), "the LoRA acts");
+}
+
 /// Python's own client, if there is one: it finds everything without asking anybody.
 #[test]
 fn huggingface_hub_finds_what_was_pulled() {

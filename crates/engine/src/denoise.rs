@@ -75,7 +75,8 @@ pub fn prepare(
 }
 
 fn build(plan: &Plan) -> Result<Box<dyn sampler::Sampler>, Error> {
-    sampler::build(plan.request().sampler.as_deref(), &plan.scheduler, plan.steps)
+    let (sampler, schedule) = (plan.request().sampler.as_deref(), plan.request().schedule.as_deref());
+    sampler::build(sampler, schedule, &plan.scheduler, plan.steps)
         .map_err(|e| Error::request("sampler", e.to_string()))
 }
 

@@ -13,6 +13,7 @@ pub fn a1111(request: &Request, model: &str, sampler: &str) -> String {
         |name: &str, value: Option<String>| settings.extend(value.map(|v| format!("{name}: {}", quoted(&v))));
     add("Steps", request.steps.map(|v| v.to_string()));
     add("Sampler", Some(request.sampler.as_deref().unwrap_or(sampler).to_owned()));
+    add("Schedule type", request.schedule.clone());
     add("CFG scale", request.guidance.map(|v| v.to_string()));
     add("Seed", request.seed.map(|v| v.to_string()));
     add("Size", request.width.zip(request.height).map(|(w, h)| format!("{w}x{h}")));

@@ -1,7 +1,11 @@
 //! The families of base models: one file each, one row each in [`FAMILIES`]. Nothing outside asks which family it is.
 
+mod fast;
 mod sd15;
 mod sdxl;
+
+pub(crate) use fast::fill;
+pub use fast::{Fast, fast_names};
 
 use crate::encode::Prompts;
 use crate::error::Error;
@@ -29,6 +33,8 @@ pub struct Family {
     pub layout: Blocks,
     /// The parts of the UNet that carry content and style in B-LoRAs, where they are known.
     pub b_lora: &'static [(&'static str, &'static str)],
+    /// Settings of distilled models, by name.
+    pub fast: &'static [Fast],
     /// Scale of subtraction that the reference scripts use.
     pub subtract_scale: f64,
     /// The text tower whose space bigG adapters share, if the family has one.

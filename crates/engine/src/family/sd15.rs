@@ -1,5 +1,6 @@
 //! Stable Diffusion 1.x: one text tower, its last hidden state.
 
+use super::fast::{hyper, lcm};
 use super::{Family, Original, OriginalTower, TextFeatures};
 use crate::encode::Prompts;
 use crate::error::Error;
@@ -14,6 +15,12 @@ pub(super) static FAMILY: Family = Family {
     style: &[("up_blocks.1", 1.0)],
     layout: &[("down_blocks.2", 1.0), ("mid_block", 1.0)],
     b_lora: &[],
+    fast: &[
+        hyper("hyper-2", "Hyper-SD in 2 steps", 2, "hyper-2-lora-sd15"),
+        hyper("hyper-4", "Hyper-SD in 4 steps", 4, "hyper-4-lora-sd15"),
+        hyper("hyper-8", "Hyper-SD in 8 steps", 8, "hyper-8-lora-sd15"),
+        lcm("lcm-lora-sd15"),
+    ],
     subtract_scale: 0.8,
     feature_tower: None,
     components: &["text_encoder", "tokenizer"],

@@ -1,5 +1,6 @@
 //! Stable Diffusion XL: two text towers side by side, pooled text and picture sizes.
 
+use super::fast::{Fast, hyper, lcm, lightning};
 use super::{Family, Original, OriginalTower, TextFeatures};
 use crate::encode::Prompts;
 use crate::error::Error;
@@ -16,6 +17,23 @@ pub(super) static FAMILY: Family = Family {
     layout: &[("down_blocks.2.attentions.1", 1.0)],
     // Frenkel et al., "Implicit Style-Content Separation using B-LoRA", arXiv 2403.14572.
     b_lora: &[("content", "up_blocks.0.attentions.0"), ("style", "up_blocks.0.attentions.1")],
+    fast: &[
+        lightning("lightning-2", "SDXL-Lightning in 2 steps", 2, "lightning-2-lora"),
+        lightning("lightning-4", "SDXL-Lightning in 4 steps", 4, "lightning-4-lora"),
+        lightning("lightning-8", "SDXL-Lightning in 8 steps", 8, "lightning-8-lora"),
+        hyper("hyper-2", "Hyper-SD in 2 steps", 2, "hyper-2-lora-sdxl"),
+        hyper("hyper-4", "Hyper-SD in 4 steps", 4, "hyper-4-lora-sdxl"),
+        hyper("hyper-8", "Hyper-SD in 8 steps", 8, "hyper-8-lora-sdxl"),
+        lcm("lcm-lora-sdxl"),
+        // A model of its own, with this sampler in its scheduler_config.json.
+        Fast {
+            sampler: "euler_a",
+            side_px: Some(512),
+            lora: None,
+            source: "https://huggingface.co/stabilityai/sdxl-turbo",
+            ..lightning("turbo", "SDXL-Turbo in 1 step, 512 x 512", 1, "")
+        },
+    ],
     subtract_scale: 0.5,
     feature_tower: Some("text_encoder_2"),
     components: &["text_encoder_2", "tokenizer_2"],

@@ -78,7 +78,8 @@ impl Plan {
     pub fn resolve_within(request: &Request, available_bytes: Option<u64>) -> Result<Plan, Error> {
         let cache = Cache::from_env();
         let mut names = Names::new(&cache);
-        let request = &mut request.clone();
+        let asked = request;
+        let request = &mut asked.clone();
         names.resolve(request)?;
         let model = model_place(request)?;
         let index = model_index(&model)?;
@@ -118,6 +119,8 @@ impl Plan {
             )));
         }
         check_machine(request)?;
+        family::fill(request, asked, family)?;
+        names.resolve(request)?;
         let factor = vae.factor();
         let usual = unet.sample_size.map_or(512, |s| s * factor);
         let number = |name: &str| defaults.get(name).and_then(Value::as_u64).map(|n| n as usize);
@@ -126,16 +129,22 @@ impl Plan {
         let steps = request.steps.or(number("steps")).unwrap_or(STEPS);
         let guidance =
             request.guidance.or(defaults.get("guidance").and_then(Value::as_f64)).unwrap_or(GUIDANCE);
-        let sampler_name = request
-            .sampler
-            .clone()
-            .or_else(|| defaults.get("sampler").and_then(Value::as_str).map(str::to_owned));
+        let card_sampler = defaults.get("sampler").and_then(Value::as_str);
+        let schedule = request.schedule.as_deref();
+        let (sampler_name, schedule) = match request.sampler.as_deref().or(card_sampler) {
+            None => (None, schedule),
+            Some(name) => {
+                let (row, schedule) =
+                    sampler::named(name, schedule).map_err(|e| Error::request("sampler", e.to_string()))?;
+                (Some(row.name), schedule)
+            }
+        };
         let scheduler_place = model.join("scheduler").join("scheduler_config.json");
         let mut scheduler_json = scheduler_place.json()?;
         (family.scheduler)(&mut scheduler_json, sampler_name.is_none());
         let scheduler =
             SchedulerConfig::from_json(&scheduler_json).map_err(|e| scheduler_place.error(e.to_string()))?;
-        let sampler = sampler::build(sampler_name.as_deref(), &scheduler, steps)
+        let sampler = sampler::build(sampler_name, schedule, &scheduler, steps)
             .map_err(|e| Error::request("sampler", e.to_string()))?;
         let init = request.init.as_ref().map(planned_init).transpose()?;
         check_inpainting(&model, &unet, &vae, init.as_ref())?;
@@ -158,7 +167,8 @@ impl Plan {
         resolved.guidance = Some(guidance);
         resolved.guidance_rescale = Some(request.guidance_rescale.unwrap_or(0.0));
         resolved.clip_skip = Some(request.clip_skip.unwrap_or(0));
-        resolved.sampler = sampler_name;
+        resolved.sampler = sampler_name.map(str::to_owned);
+        resolved.schedule = schedule.map(str::to_owned);
         // Tiles change the picture a little: what is stored repeats it on any machine.
         let tiled = match request.vae_tiling.unwrap_or_default() {
             VaeTiling::Auto => memory::tiles_needed(&vae, height, width, available_bytes),
@@ -328,7 +338,10 @@ impl std::fmt::Display for Plan {
             "pictures   {} of {} x {} px, seeds from {}",
             self.count, self.width, self.height, self.seed
         )?;
-        let sampler = json["sampler"].as_str().unwrap_or("");
+        let mut sampler = json["sampler"].as_str().unwrap_or("").to_owned();
+        if let Some(schedule) = &self.request.schedule {
+            sampler += &format!(" on schedule {schedule}");
+        }
         writeln!(
             f,
             "sampler    {sampler}, {} steps, {} model calls, guidance {}",

@@ -29,6 +29,8 @@ impl<'a> Names<'a> {
                 *model = path.to_string_lossy().into_owned();
             }
         }
+        // A named one of weight 0 is not asked for, be it here or not.
+        request.loras.retain(|l| l.weight != 0.0 || named(&l.file).is_none());
         for (i, lora) in request.loras.iter_mut().enumerate() {
             self.put(&format!("loras[{i}].file"), &mut lora.file, Kind::Lora)?;
         }

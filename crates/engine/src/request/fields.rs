@@ -1,7 +1,8 @@
 //! The fields of a request, once: the parser, the flags and their help, the schema and the docs read these tables.
 
 use super::{LORA_BLOCKS, PRECISIONS, PRESETS, VAE_TILINGS};
-use crate::sampler::SAMPLERS;
+use crate::family::fast_names;
+use crate::sampler::{SAMPLERS, SCHEDULES};
 use serde_json::{Value, json};
 
 /// What a field takes.
@@ -20,6 +21,8 @@ pub enum Kind {
     Number(f64, f64),
     /// One of these names; the second text is for people.
     Choice(fn() -> Vec<(&'static str, &'static str)>),
+    /// A sampler, here or in A1111 or ComfyUI.
+    Sampler,
     /// `auto`, `cpu`, `cuda:N` or `metal`.
     Device,
     /// A preset, or weights by part of the UNet.
@@ -102,6 +105,10 @@ fn samplers() -> Vec<(&'static str, &'static str)> {
     SAMPLERS.iter().map(|s| (s.name, s.about)).collect()
 }
 
+fn schedules() -> Vec<(&'static str, &'static str)> {
+    SCHEDULES.iter().map(|s| (s.name, s.about)).collect()
+}
+
 fn precisions() -> Vec<(&'static str, &'static str)> {
     PRECISIONS.iter().map(|(name, _, about)| (*name, *about)).collect()
 }
@@ -180,7 +187,28 @@ pub const REQUEST: &[Field] = &[
         "2",
     ),
     field("clip_skip", Kind::Whole(0, 64), "0", "Last layers of the text encoder to skip", "1"),
-    field("sampler", Kind::Choice(samplers), "the checkpoint's own", "Sampler", "dpmpp_2m_karras"),
+    field(
+        "sampler",
+        Kind::Sampler,
+        "the checkpoint's own",
+        "Sampler, here or by its name in A1111 (\"DPM++ 2M Karras\") or ComfyUI",
+        "dpmpp_2m_karras",
+    ),
+    field(
+        "schedule",
+        Kind::Choice(schedules),
+        "the checkpoint's own",
+        "Which timesteps and sigmas the sampler visits",
+        "karras",
+    ),
+    field(
+        "fast",
+        Kind::Choice(fast_names),
+        "none",
+        "Settings of a distilled model, with its LoRA from the catalogue: steps, guidance, sampler, schedule; what the \
+         request gives itself holds (the LoRA with weight 0: the model has it in it)",
+        "lightning-4",
+    ),
     field("precision", Kind::Choice(precisions), "auto", "Number format of the arithmetic", "f32"),
     field("device", Kind::Device, "auto", "Where to compute: auto, cpu, cuda:0 or metal", "cpu"),
     field(
@@ -338,6 +366,7 @@ impl Field {
                 let names: Vec<&str> = choices().iter().map(|c| c.0).collect();
                 format!("one of {}", names.join(", "))
             }
+            Kind::Sampler => "the name of a sampler in quotes".to_owned(),
             Kind::Device => "auto, cpu, cuda:N (N from 0) or metal".to_owned(),
             Kind::Inject => {
                 let names: Vec<String> = PRESETS.iter().map(|p| format!("\"{}\"", p.0)).collect();
@@ -362,6 +391,7 @@ impl Field {
     pub fn choices(&self) -> Vec<(&'static str, &'static str)> {
         match self.kind {
             Kind::Choice(choices) => choices(),
+            Kind::Sampler => samplers(),
             Kind::Device => vec![("auto", "the best there is"), ("cpu", ""), ("cuda:0", ""), ("metal", "")],
             Kind::Inject => PRESETS.iter().map(|(name, _, about)| (*name, *about)).collect(),
             _ => Vec::new(),
@@ -377,6 +407,9 @@ impl Field {
             Kind::Whole(least, most) => json!({ "type": "integer", "minimum": least, "maximum": most }),
             Kind::Number(least, most) => json!({ "type": "number", "minimum": least, "maximum": most }),
             Kind::Choice(choices) => json!({ "enum": choices().iter().map(|c| c.0).collect::<Vec<_>>() }),
+            Kind::Sampler => json!({
+                "type": "string", "minLength": 1, "examples": samplers().iter().map(|c| c.0).collect::<Vec<_>>(),
+            }),
             Kind::Device => json!({ "type": "string", "pattern": "^(auto|cpu|metal|cuda:[0-9]+)$" }),
             Kind::Inject => json!({ "anyOf": [
                 { "enum": PRESETS.iter().map(|p| p.0).collect::<Vec<_>>() },

@@ -7,6 +7,7 @@ pub mod fields;
 mod json;
 mod parse;
 
+pub(crate) use parse::distance;
 pub use parse::nearest;
 
 use crate::error::Error;
@@ -269,6 +270,12 @@ pub struct Request {
     /// Sampler by name; the checkpoint's own where not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sampler: Option<String>,
+    /// Which timesteps and sigmas the sampler visits; the checkpoint's where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<String>,
+    /// Settings of a distilled model by name. A plan has them filled in, and no name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fast: Option<String>,
     /// Whether the autoencoder works in tiles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vae_tiling: Option<VaeTiling>,

@@ -9,6 +9,7 @@ use super::{
     VAE_TILINGS,
 };
 use crate::error::Error;
+use crate::sampler;
 use std::path::{Path, PathBuf};
 
 /// One object whose simple fields are checked against a table.
@@ -139,6 +140,10 @@ fn refused(field: &Field, value: &Json) -> Option<String> {
                 }
             }
         }
+        (Kind::Sampler, Json::Text(t)) => match sampler::find(t) {
+            Ok(_) => true,
+            Err(e) => return Some(format!("is {}: {e}", value.shown())),
+        },
         (Kind::Device, Json::Text(t)) => device(t).is_some(),
         (Kind::Inject, Json::Text(t)) => preset(t).is_some(),
         (Kind::Inject | Kind::Subtract | Kind::Init, Json::Object(_)) => true,
@@ -175,6 +180,8 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
         deep_cache: small(f.whole("deep_cache")),
         clip_skip: small(f.whole("clip_skip")),
         sampler: f.text("sampler"),
+        schedule: f.text("schedule"),
+        fast: f.text("fast"),
         vae_tiling: f.text("vae_tiling").and_then(|t| VAE_TILINGS.iter().find(|v| v.0 == t)).map(|v| v.1),
         init,
         loras,
@@ -341,7 +348,7 @@ pub fn nearest<'a>(text: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 /// Levenshtein distance.
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.chars().take(64).enumerate() {

@@ -1,7 +1,7 @@
 //! Samplers: each maps a schedule and the network's predictions to a trajectory, as diffusers' class of the same row does.
 //!
 //! A schedule (`schedule.rs`), what a prediction means ([`Prediction`]) and the sampler itself are three independent
-//! things. To add a sampler: one file, one row in [`SAMPLERS`], one arm in [`build`].
+//! things. To add a sampler: one file, one row in [`SAMPLERS`] (`names.rs`), one arm in [`build`].
 
 mod config;
 mod consistency;
@@ -9,15 +9,17 @@ mod ddim;
 mod dpmpp;
 mod euler;
 mod lms;
+mod names;
 mod pndm;
 mod schedule;
 mod second_order;
 mod unipc;
 
 pub use config::{Prediction, SchedulerConfig};
+pub use names::{SAMPLERS, SCHEDULES, SamplerInfo, ScheduleInfo, find, named};
 
 use crate::rng::TorchRng;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// What cannot be sampled, and what can.
 #[derive(Debug, thiserror::Error)]
@@ -38,43 +40,6 @@ impl SamplerError {
         SamplerError::Config(format!("{key} is {value}, expected {allowed}"))
     }
 }
-
-/// One row per sampler: the command line, the docs and the schema come from this table.
-pub struct SamplerInfo {
-    /// Name in requests.
-    pub name: &'static str,
-    /// diffusers' class.
-    pub class: &'static str,
-    /// One line for people.
-    pub about: &'static str,
-}
-
-const fn row(name: &'static str, class: &'static str, about: &'static str) -> SamplerInfo {
-    SamplerInfo { name, class, about }
-}
-
-/// All samplers.
-pub const SAMPLERS: &[SamplerInfo] = &[
-    row("euler", "EulerDiscreteScheduler", "Euler's method; SDXL's own"),
-    row("euler_a", "EulerAncestralDiscreteScheduler", "Euler's method with fresh noise at each step"),
-    row("ddim", "DDIMScheduler", "DDIM, deterministic"),
-    row("dpmpp_2m", "DPMSolverMultistepScheduler", "DPM-Solver++ (2M): good in 20 to 30 steps"),
-    row("dpmpp_2m_karras", "DPMSolverMultistepScheduler", "DPM-Solver++ (2M) on Karras' sigmas"),
-    row(
-        "dpmpp_2m_sde_karras",
-        "DPMSolverMultistepScheduler",
-        "stochastic DPM-Solver++ (2M) on Karras' sigmas",
-    ),
-    row("unipc", "UniPCMultistepScheduler", "UniPC: good in 10 to 20 steps"),
-    row("heun", "HeunDiscreteScheduler", "Heun's method: two model calls a step"),
-    row("lms", "LMSDiscreteScheduler", "linear multistep"),
-    row("pndm", "PNDMScheduler", "PNDM; SD1.5's own"),
-    row("lcm", "LCMScheduler", "for LCM models: 1 to 8 steps"),
-    row("ddpm", "DDPMScheduler", "ancestral sampling as in training; needs many steps"),
-    row("dpm2", "KDPM2DiscreteScheduler", "DPM-Solver-2: two model calls a step"),
-    row("dpm2_a", "KDPM2AncestralDiscreteScheduler", "DPM-Solver-2 with fresh noise"),
-    row("tcd", "TCDScheduler", "for TCD models: 1 to 8 steps"),
-];
 
 /// One run of a sampler. Calls come in order, `i` from 0, or from a later one where a picture is the start.
 pub trait Sampler: Send {
@@ -102,12 +67,14 @@ pub trait Sampler: Send {
     fn step(&mut self, i: usize, output: &[f32], sample: &mut Vec<f32>, rng: &mut TorchRng);
 }
 
-/// A sampler for this configuration and number of steps; `None` is the checkpoint's own.
+/// A sampler for this configuration and number of steps; `None` is the checkpoint's own. The schedule may be part of the
+/// sampler's name.
 ///
 /// # Errors
-/// If there is no such sampler, or it cannot take the configuration or the number of steps.
+/// If there is no such sampler, or it cannot take the schedule, the configuration or the number of steps.
 pub fn build(
     name: Option<&str>,
+    schedule: Option<&str>,
     config: &SchedulerConfig,
     steps: usize,
 ) -> Result<Box<dyn Sampler>, SamplerError> {
@@ -115,48 +82,34 @@ pub fn build(
     if steps == 0 || steps > train {
         return Err(SamplerError::Steps(format!("steps is {steps}, but must lie between 1 and {train}")));
     }
-    let known = || SAMPLERS.iter().map(|s| s.name).collect::<Vec<_>>().join(", ");
-    let multistep = |changes: &[(&str, Value)]| dpmpp::Multistep::new(&config.with(changes), steps);
-    let solver = |algorithm: &str, karras: bool| {
-        let mut changes = vec![("algorithm_type", json!(algorithm))];
-        if karras {
-            changes.push(("use_karras_sigmas", json!(true)));
-        }
-        multistep(&changes)
+    let (asked, schedule) = match name {
+        Some(name) => named(name, schedule).map(|(row, schedule)| (Some(row), schedule))?,
+        None => (None, schedule),
     };
-    let class = match name {
-        Some(name) => match SAMPLERS.iter().find(|s| s.name == name) {
-            Some(row) => row.class,
-            None => {
-                return Err(SamplerError::Unknown(format!(
-                    "there is no sampler \"{name}\"; known: {}",
-                    known()
-                )));
-            }
-        },
+    let class = match asked {
+        Some(row) => row.class,
         None => config.class_name().unwrap_or("EulerDiscreteScheduler"),
     };
-    Ok(match (class, name) {
-        ("EulerDiscreteScheduler", _) => Box::new(euler::Euler::new(config, steps)?),
-        ("EulerAncestralDiscreteScheduler", _) => Box::new(euler::Ancestral::new(config, steps)?),
-        ("DDIMScheduler", _) => Box::new(ddim::Ddim::new(config, steps)?),
-        ("DPMSolverMultistepScheduler", Some("dpmpp_2m")) => Box::new(solver("dpmsolver++", false)?),
-        ("DPMSolverMultistepScheduler", Some("dpmpp_2m_karras")) => Box::new(solver("dpmsolver++", true)?),
-        ("DPMSolverMultistepScheduler", Some(_)) => Box::new(solver("sde-dpmsolver++", true)?),
-        ("DPMSolverMultistepScheduler", None) => Box::new(multistep(&[])?),
-        ("UniPCMultistepScheduler", _) => Box::new(unipc::UniPc::new(config, steps)?),
-        ("HeunDiscreteScheduler", _) => Box::new(second_order::Heun::new(config, steps)?),
-        ("LMSDiscreteScheduler", _) => Box::new(lms::Lms::new(config, steps)?),
-        ("PNDMScheduler", _) => Box::new(pndm::Pndm::new(config, steps)?),
-        ("LCMScheduler", _) => Box::new(consistency::Lcm::new(config, steps)?),
-        ("DDPMScheduler", _) => Box::new(ddim::Ddpm::new(config, steps)?),
-        ("KDPM2DiscreteScheduler", _) => Box::new(second_order::Dpm2::new(config, steps)?),
-        ("KDPM2AncestralDiscreteScheduler", _) => Box::new(second_order::Dpm2Ancestral::new(config, steps)?),
-        ("TCDScheduler", _) => Box::new(consistency::Tcd::new(config, steps)?),
-        (other, _) => {
+    let row = asked.or_else(|| SAMPLERS.iter().find(|s| s.class == class));
+    let config = &names::settled(config, row, asked.is_some(), schedule)?;
+    Ok(match class {
+        "EulerDiscreteScheduler" => Box::new(euler::Euler::new(config, steps)?),
+        "EulerAncestralDiscreteScheduler" => Box::new(euler::Ancestral::new(config, steps)?),
+        "DDIMScheduler" => Box::new(ddim::Ddim::new(config, steps)?),
+        "DPMSolverMultistepScheduler" => Box::new(dpmpp::Multistep::new(config, steps)?),
+        "UniPCMultistepScheduler" => Box::new(unipc::UniPc::new(config, steps)?),
+        "HeunDiscreteScheduler" => Box::new(second_order::Heun::new(config, steps)?),
+        "LMSDiscreteScheduler" => Box::new(lms::Lms::new(config, steps)?),
+        "PNDMScheduler" => Box::new(pndm::Pndm::new(config, steps)?),
+        "LCMScheduler" => Box::new(consistency::Lcm::new(config, steps)?),
+        "DDPMScheduler" => Box::new(ddim::Ddpm::new(config, steps)?),
+        "KDPM2DiscreteScheduler" => Box::new(second_order::Dpm2::new(config, steps)?),
+        "KDPM2AncestralDiscreteScheduler" => Box::new(second_order::Dpm2Ancestral::new(config, steps)?),
+        "TCDScheduler" => Box::new(consistency::Tcd::new(config, steps)?),
+        other => {
             return Err(SamplerError::Unknown(format!(
                 "the checkpoint's own sampler {other} is not supported; choose one of {}",
-                known()
+                SAMPLERS.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
             )));
         }
     })
