@@ -348,3 +348,67 @@ macro_rules! on_lanes {
     };
 }
 pub(crate) use on_lanes;
+
+on_lanes! {
+    /// `to[c][r] = from[r][c]`, rows `from_stride` and `to_stride` apart.
+    ///
+    /// # Safety
+    /// The memory described must be there, and that of `to` belong to the caller alone.
+    pub(crate) fn transpose(
+        rows: usize, columns: usize, from: *const f32, from_stride: usize, to: *mut f32, to_stride: usize,
+    ) = transpose_on
+}
+
+#[inline(always)]
+unsafe fn transpose_on<V: Lanes>(
+    rows: usize,
+    columns: usize,
+    from: *const f32,
+    from_stride: usize,
+    to: *mut f32,
+    to_stride: usize,
+) {
+    let (whole_rows, whole_columns) = (rows / V::WIDTH * V::WIDTH, columns / V::WIDTH * V::WIDTH);
+    // SAFETY: all indices are below rows and columns.
+    unsafe {
+        for r in (0..whole_rows).step_by(V::WIDTH) {
+            for c in (0..whole_columns).step_by(V::WIDTH) {
+                let (from, to) = (from.add(r * from_stride + c), to.add(c * to_stride + r));
+                V::transpose(from, from_stride, to, to_stride);
+            }
+        }
+        for r in 0..rows {
+            let done = if r < whole_rows { whole_columns } else { 0 };
+            for c in done..columns {
+                *to.add(c * to_stride + r) = *from.add(r * from_stride + c);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposing_moves_every_value() {
+        crate::gemm::tests::at_every_level(|level| {
+            for (rows, columns) in [(16, 16), (32, 40), (17, 35), (1, 5), (8, 8), (33, 3)] {
+                let from: Vec<f32> = (0..rows * (columns + 2)).map(|i| i as f32).collect();
+                let mut to = vec![-1.0; columns * (rows + 1)];
+                // SAFETY: both are as long as their strides say.
+                unsafe { transpose(rows, columns, from.as_ptr(), columns + 2, to.as_mut_ptr(), rows + 1) };
+                for r in 0..rows {
+                    for c in 0..columns {
+                        assert_eq!(
+                            to[c * (rows + 1) + r],
+                            from[r * (columns + 2) + c],
+                            "{level:?} {rows} {columns}"
+                        );
+                    }
+                }
+                assert_eq!(to[rows], -1.0);
+            }
+        });
+    }
+}

@@ -3,7 +3,7 @@
 use super::{KEYS, PANELS};
 use crate::act::exp2_lanes;
 use crate::buffer::Buffer;
-use crate::lanes::{Lanes, on_lanes};
+use crate::lanes::{Lanes, on_lanes, transpose};
 use crate::level::{Level, level};
 use crate::share::Shared;
 
@@ -115,11 +115,12 @@ impl Work {
         if count % nr != 0 {
             self.q.fill(0.0);
         }
-        for i in 0..count {
-            let to = &mut self.q[i / nr * dim * nr + i % nr..];
-            for (d, v) in from[i * stride..][..dim].iter().enumerate() {
-                to[d * nr] = v * scale;
-            }
+        assert!(from.len() >= (count - 1) * stride + dim);
+        for (p, to) in self.q.chunks_exact_mut(dim * nr).enumerate().take(count.div_ceil(nr)) {
+            let rows = nr.min(count - p * nr);
+            // SAFETY: the rows are there, as asserted, and a panel holds dim rows of nr.
+            unsafe { transpose(rows, dim, from[p * nr * stride..].as_ptr(), stride, to.as_mut_ptr(), nr) };
+            to.iter_mut().for_each(|v| *v *= scale);
         }
     }
 
@@ -185,12 +186,22 @@ impl Work {
     /// That part of the output must be the caller's alone.
     pub unsafe fn store(&self, out: Shared, at: usize, stride: usize, add: bool) {
         let (dim, nr) = (self.dim, panel());
-        for i in 0..self.count {
-            // SAFETY: the caller's promise.
-            let to = unsafe { out.part(at + i * stride, dim) };
-            let from = &self.result[i / nr * dim * nr + i % nr..];
-            for (d, to) in to.iter_mut().enumerate() {
-                *to = if add { *to + from[d * nr] } else { from[d * nr] };
+        let mut turned = Buffer::stale(if add { nr * dim } else { 0 });
+        for (p, from) in self.result.chunks_exact(dim * nr).enumerate().take(self.panels()) {
+            let queries = nr.min(self.count - p * nr);
+            let at = at + p * nr * stride;
+            if !add {
+                let to = out.at(at, (queries - 1) * stride + dim);
+                // SAFETY: the queries are inside, as checked, and the caller's alone.
+                unsafe { transpose(dim, queries, from.as_ptr(), nr, to, stride) };
+                continue;
+            }
+            // SAFETY: a panel has dim rows of nr, and `turned` room for as many.
+            unsafe { transpose(dim, queries, from.as_ptr(), nr, turned.as_mut_ptr(), dim) };
+            for (i, from) in turned.chunks_exact(dim).enumerate().take(queries) {
+                // SAFETY: the caller's promise.
+                let to = unsafe { out.part(at + i * stride, dim) };
+                to.iter_mut().zip(from).for_each(|(o, v)| *o += v);
             }
         }
     }

@@ -12,30 +12,25 @@ impl UNetConfig {
         let pixels = |i: usize| size(i).pixels();
         let first = self.levels[0].width;
         ledger.take(pixels(0) * self.in_channels);
-        // The first activation and its copy for the way up.
-        ledger.take(2 * pixels(0) * first);
+        // Each activation stays for the way up.
+        ledger.take(pixels(0) * first);
         let mut skips = vec![pixels(0) * first];
         let mut inputs = first;
         let last = self.levels.len() - 1;
         for (i, level) in self.levels.iter().enumerate() {
             for _ in 0..level.layers {
                 layer(&mut ledger, level, size(i), inputs);
-                ledger.give(pixels(i) * inputs);
                 inputs = level.width;
                 skips.push(pixels(i) * inputs);
-                ledger.take(pixels(i) * inputs);
             }
             if i < last {
                 ledger.take(pixels(i + 1) * inputs);
-                ledger.give(pixels(i) * inputs);
                 skips.push(pixels(i + 1) * inputs);
-                ledger.take(pixels(i + 1) * inputs);
             }
         }
         if let Some(depth) = self.mid {
             let n = pixels(last);
             ledger.resnet(size(last), inputs, inputs);
-            ledger.give(n * inputs);
             if depth > 0 {
                 spatial(&mut ledger, &self.levels[last], depth, n, n / rows.max(1));
                 ledger.resnet(size(last), inputs, inputs);

@@ -7,6 +7,7 @@ use crate::error::ModelError;
 use crate::layers::{Activation, Conv2d, Linear, activate};
 use crate::load::Loader;
 use crate::tensor::Tensor;
+use rayon::prelude::*;
 use std::fmt::Arguments;
 
 /// Resnets with their attentions at one level, and the convolution to the next.
@@ -123,7 +124,7 @@ impl Residuals {
 
 fn add(x: &mut Tensor, y: &Tensor) {
     assert_eq!(x.shape(), y.shape());
-    x.data_mut().iter_mut().zip(y.data()).for_each(|(x, y)| *x += y);
+    x.data_mut().par_iter_mut().zip(y.data()).with_min_len(1 << 14).for_each(|(x, y)| *x += y);
 }
 
 /// Numbers places in forward order while the network is built.
@@ -297,32 +298,39 @@ impl Trunk {
     /// From the input's features to the skip connections and the middle, all [batch, h, w, channels].
     pub(crate) fn forward(
         &self,
-        mut h: Tensor,
+        h: Tensor,
         pass: &Pass,
         seen: &mut dyn FnMut(Arguments, &Tensor),
     ) -> (Vec<Tensor>, Tensor) {
         seen(format_args!("conv_in"), &h);
-        let mut skips = vec![h.clone()];
+        // Each activation is the next layer's input and stays for the way up: nothing is copied.
+        let mut skips = vec![h];
+        let last = |skips: &[Tensor]| skips.len() - 1;
         for (i, level) in self.down.iter().enumerate() {
             for j in 0..level.resnets.len() {
-                h = level.layer("down_blocks", i, j, &h, pass, seen);
-                skips.push(h.clone());
+                let h = level.layer("down_blocks", i, j, &skips[last(&skips)], pass, seen);
+                skips.push(h);
             }
             if let Some(conv) = &level.resize {
                 let pad = self.config.downsample_padding;
                 // Padding 0 means zeros after the last row and column only, as in the autoencoder.
-                h = conv.strided(&h, 2, pad, 1);
-                skips.push(h.clone());
+                let h = conv.strided(&skips[last(&skips)], 2, pad, 1);
+                skips.push(h);
             }
-            seen(format_args!("down_blocks.{i}"), &h);
+            seen(format_args!("down_blocks.{i}"), &skips[last(&skips)]);
         }
-        if let Some(mid) = &self.mid {
-            h = mid.first.forward(&h, pass);
-            if let Some((attention, second)) = &mid.rest {
-                h = second.forward(&attention.forward(h, pass), pass);
+        let below = &skips[last(&skips)];
+        let h = match &self.mid {
+            Some(mid) => {
+                let mut h = mid.first.forward(below, pass);
+                if let Some((attention, second)) = &mid.rest {
+                    h = second.forward(&attention.forward(h, pass), pass);
+                }
+                seen(format_args!("mid_block"), &h);
+                h
             }
-            seen(format_args!("mid_block"), &h);
-        }
+            None => below.clone(),
+        };
         (skips, h)
     }
 }
