@@ -69,7 +69,7 @@ pub fn values(key: &str, shape: &[usize]) -> Vec<f32> {
     });
     let fan_in: usize = shape.iter().skip(1).product();
     let (start, scale) = match shape.len() {
-        1 if key.contains("norm") && key.ends_with("weight") => (1.0, 0.125),
+        1 if (key.contains("norm") || key.contains("ln_")) && key.ends_with("weight") => (1.0, 0.125),
         1 => (0.0, 0.0625),
         _ => (0.0, 2f32.powf(((3.0 / fan_in as f32).sqrt()).log2().round())),
     };

@@ -2,9 +2,10 @@
 //! completions, man pages and docs agree; a flag's value becomes the JSON field of the same name and is checked by the
 //! request's own parser.
 
-use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, Command, ValueHint};
 use instantstyle_engine::family::fast_names;
+use instantstyle_engine::convert::TYPES;
 use instantstyle_engine::request::fields::{Field, INIT, Kind, LISTS, List, REQUEST, SUBTRACT};
 use instantstyle_engine::request::{PRECISIONS, PRESETS};
 use instantstyle_engine::sampler::{SAMPLERS, SCHEDULES};
@@ -149,6 +150,40 @@ pub fn command() -> Command {
                 .arg(switch("json", "Print a JSON list, e.g. --json")),
         )
         .subcommand(pull())
+        .subcommand(
+            Command::new("convert")
+                .about("Turn a model into another form: Diffusers folder, single .safetensors file, GGUF")
+                .long_about(
+                    "Turn a model into another form: a Diffusers folder, a single file in the original names, or GGUF as \
+                     stable-diffusion.cpp and ComfyUI-GGUF read it. Says how many tensors went where and names those that \
+                     have no place there.",
+                )
+                .arg(
+                    path("input", "INPUT", "Folder or file of the model, e.g. convert sdxl.safetensors sdxl-folder")
+                        .long(None)
+                        .required(true)
+                        .value_hint(ValueHint::AnyPath),
+                )
+                .arg(
+                    path("output", "OUTPUT", "What it becomes: a name that ends in .safetensors or .gguf, or else a folder")
+                        .long(None)
+                        .required(true)
+                        .value_hint(ValueHint::AnyPath),
+                )
+                .arg(
+                    Arg::new("type")
+                        .long("type")
+                        .value_name("NAME")
+                        .help("Type of the numbers, e.g. --type q8_0")
+                        .default_value("keep")
+                        .value_parser(PossibleValuesParser::new(
+                            TYPES.iter().map(|(name, _, about)| PossibleValue::new(*name).help(*about)),
+                        )),
+                )
+                .arg(switch("only-unet", "Write the UNet alone, without its prefix (for ComfyUI-GGUF), e.g. --only-unet"))
+                .arg(switch("json", "Print one JSON object about what went where, e.g. --json"))
+                .arg(quiet()),
+        )
         .subcommand(
             Command::new("completions")
                 .about("Print shell completions, e.g. instantstyle completions bash > instantstyle.bash")

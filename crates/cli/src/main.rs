@@ -1,5 +1,6 @@
 //! The `instantstyle` program: command line to request, request to engine, pictures to files.
 
+mod convert;
 mod demo;
 mod flags;
 mod generate;
@@ -40,6 +41,7 @@ fn run(name: &str, arguments: &ArgMatches) -> Result<u8, Error> {
     match name {
         "generate" => generate::run(arguments, on_interrupt())?,
         "demo" => demo::run(arguments, on_interrupt())?,
+        "convert" => convert::run(arguments, on_interrupt())?,
         "inspect" => return inspect::run(arguments),
         "pull" => pull::run(arguments, on_interrupt())?,
         "completions" => {

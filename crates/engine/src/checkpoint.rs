@@ -104,6 +104,14 @@ impl Checkpoint {
             file.holds = Holds::UNet;
             let unet = file.unet(&weights)?;
             file.add("", unet, "");
+        } else if has("down_blocks.0.resnets.0.conv1.weight") && has("up_blocks.0.resnets.0.conv1.weight") {
+            file.holds = Holds::UNet;
+            let family = FAMILIES.iter().find(|f| (f.original.matches)(&weights)).copied();
+            let family =
+                family.ok_or_else(|| file.error("has a UNet of no family that this program knows"))?;
+            file.family = Some(family);
+            let unet = original::diffusers_unet(&weights, &family.original.unet).map_err(model_error)?;
+            file.add("", unet, "");
         } else if has("decoder.up.0.block.0.conv1.weight") || VAES.iter().any(|p| weights.has_prefix(p)) {
             file.holds = Holds::Vae;
             let prefix = VAES.iter().find(|p| weights.has_prefix(p)).copied().unwrap_or("");

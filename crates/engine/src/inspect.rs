@@ -10,7 +10,7 @@ use crate::picture::Picture;
 use crate::request::{PRESETS, Preset, Request};
 use crate::sampler::SchedulerConfig;
 use instantstyle_nets::clip::{TextEncoder, VisionEncoder};
-use instantstyle_nets::ip_adapter::{AdapterShape, IpAdapter, Kind};
+use instantstyle_nets::ip_adapter::{AdapterShape, IpAdapter, Kind, published_names};
 use instantstyle_nets::lora::{Lora, Part};
 use instantstyle_nets::unet::{Site, UNet, UNetConfig, covers, sites};
 use instantstyle_nets::vae::{Decoder, Encoder, VaeConfig};
@@ -202,8 +202,8 @@ fn weights_facts(report: &mut Report, weights: &Weights) {
 
 fn file(path: &Path, weights: &Weights) -> Result<Report, Error> {
     let any = |part: &str| weights.keys().any(|k| k.contains(part));
-    let mut report = if any("ip_adapter.") || any("image_proj.") {
-        adapter(path, weights)
+    let mut report = if any("ip_adapter.") || any("image_proj.") || any("adapter_modules.") {
+        adapter(path, &published_names(weights))
     } else if any("perceiver_resampler.") {
         unsupported(path, "FaceID adapter")
     } else if any("input_blocks.0.0.weight") && !any("control_model.")
@@ -216,7 +216,7 @@ fn file(path: &Path, weights: &Weights) -> Result<Report, Error> {
     } else if any("controlnet_") || weights.has_prefix("control_model.") {
         unsupported(path, "ControlNet")
     } else if any("down_blocks.") && any("up_blocks.") && any("time_embedding") {
-        part(path, "UNet weights")
+        return single_file(path, weights);
     } else if any("decoder.up_blocks.") {
         part(path, "autoencoder weights")
     } else if any("visual_projection") || any("patch_embedding") || any("token_embedding") {
@@ -271,7 +271,7 @@ fn single_file(path: &Path, weights: &Weights) -> Result<Report, Error> {
         Holds::Model => model(path, &place)?,
         Holds::UNet | Holds::Vae | Holds::Clip => component(path, &place)?,
     };
-    report.fact("format", format!("{:?}", weights.format()));
+    report.fact("format", weights.format().name());
     if let Some(key) = unused.first() {
         report.fact("unused keys", format!("{}, e.g. {key}", unused.len()));
     }

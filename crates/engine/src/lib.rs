@@ -13,6 +13,7 @@
 //! ```
 
 pub mod checkpoint;
+pub mod convert;
 mod decode;
 pub mod denoise;
 pub mod embedded;

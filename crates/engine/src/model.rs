@@ -24,6 +24,8 @@ pub enum Place {
     Embedded(String),
     /// A path inside the folder that one file stands for.
     Checkpoint(Arc<Checkpoint>, String),
+    /// A model's root with another UNet: the model, the UNet.
+    WithUNet(Arc<(Place, Place)>),
 }
 
 impl Place {
@@ -46,6 +48,11 @@ impl Place {
             Place::Disk(p) => Place::Disk(p.join(name)),
             Place::Embedded(p) if p.is_empty() => Place::Embedded(name.to_owned()),
             Place::Embedded(p) => Place::Embedded(format!("{p}/{name}")),
+            Place::WithUNet(both) => match name.strip_prefix("unet") {
+                Some("") => both.1.clone(),
+                Some(rest) if rest.starts_with('/') => both.1.join(&rest[1..]),
+                _ => both.0.join(name),
+            },
             Place::Checkpoint(c, p) if p.is_empty() => Place::Checkpoint(c.clone(), name.to_owned()),
             Place::Checkpoint(c, p) => Place::Checkpoint(c.clone(), format!("{p}/{name}")),
         }
@@ -57,6 +64,7 @@ impl Place {
             Place::Disk(p) => p.clone(),
             Place::Embedded(p) => Path::new(EMBEDDED).join(p),
             Place::Checkpoint(c, _) => c.path().to_owned(),
+            Place::WithUNet(both) => both.0.path(),
         }
     }
 
@@ -66,6 +74,7 @@ impl Place {
             Place::Disk(p) => p.exists(),
             Place::Embedded(p) => embedded::exists(p),
             Place::Checkpoint(c, p) => c.exists(p),
+            Place::WithUNet(both) => both.0.exists(),
         }
     }
 
@@ -81,6 +90,7 @@ impl Place {
                 .map(<[u8]>::to_vec)
                 .ok_or_else(|| self.error("is not in the embedded model")),
             Place::Checkpoint(c, p) => c.file(p).ok_or_else(|| self.error(format!("holds nothing for {p}"))),
+            Place::WithUNet(both) => both.0.read(),
             Place::Disk(p) => {
                 let size = std::fs::metadata(p).map_err(|e| self.error(e.to_string()))?.len();
                 if size > MAX_JSON_BYTES {
@@ -119,6 +129,7 @@ impl Place {
             Place::Checkpoint(c, p) => {
                 c.component(p).cloned().ok_or_else(|| self.error(format!("holds no weights for {p}")))
             }
+            Place::WithUNet(both) => both.0.component(),
         }
     }
 
@@ -128,6 +139,7 @@ impl Place {
             Place::Disk(p) => Weights::open(p).map_err(|e| Error::file(e.path(), e.message())),
             Place::Embedded(p) => self.embedded_weights(p),
             Place::Checkpoint(..) => self.component(),
+            Place::WithUNet(both) => both.0.weights(),
         }
     }
 
@@ -145,6 +157,7 @@ impl Place {
                 let read = |name: &str| Ok(embedded::file(&format!("{p}/{name}")).map(<[u8]>::to_vec));
                 Tokenizer::from_files(self.path(), read).map_err(crate::model_error)
             }
+            Place::WithUNet(both) => both.0.tokenizer(),
             Place::Checkpoint(..) => {
                 let read =
                     |name: &str| Ok(Some(self.join(name)).filter(Place::exists).and_then(|p| p.read().ok()));

@@ -94,7 +94,7 @@ fn tokens_at(plan: &Plan, level: usize) -> usize {
 pub(crate) fn picture(place: &Place) -> Result<Picture, Error> {
     Ok(match place {
         Place::Disk(path) => Picture::open(path)?,
-        Place::Embedded(_) | Place::Checkpoint(..) => Picture::decode(&place.read()?, place.path())?,
+        _ => Picture::decode(&place.read()?, place.path())?,
     })
 }
 

@@ -20,6 +20,7 @@
 
 pub mod act;
 pub mod attention;
+pub mod blocks;
 pub mod buffer;
 pub mod conv;
 pub mod gemm;
@@ -38,6 +39,8 @@ pub enum Weight<'a> {
     F16(&'a [u8]),
     /// bfloat16, 2 bytes each.
     Bf16(&'a [u8]),
+    /// Blocks of values that share a scale; whole blocks only.
+    Blocks(blocks::Block, &'a [u8]),
 }
 
 impl<'a> Weight<'a> {
@@ -54,6 +57,10 @@ impl<'a> Weight<'a> {
         match self {
             Weight::F32(b) => b.len() / 4,
             Weight::F16(b) | Weight::Bf16(b) => b.len() / 2,
+            Weight::Blocks(kind, b) => {
+                let (values, size) = kind.size();
+                b.len() / size * values
+            }
         }
     }
 
@@ -62,7 +69,7 @@ impl<'a> Weight<'a> {
         self.len() == 0
     }
 
-    /// Widens `out.len()` weights starting at `start` to f32. Exact.
+    /// Widens `out.len()` weights starting at `start` to f32. Exact; of blocks the values that ggml's reference gives.
     ///
     /// # Panics
     /// If `start + out.len()` is beyond the end.
@@ -75,6 +82,7 @@ impl<'a> Weight<'a> {
                 }
             }
             Weight::F16(b) => widen_f16(&b[start * 2..(start + out.len()) * 2], out),
+            Weight::Blocks(kind, b) => blocks::widen(kind, b, start, out),
             Weight::Bf16(b) => {
                 let b = &b[start * 2..(start + out.len()) * 2];
                 for (o, c) in out.iter_mut().zip(b.as_chunks::<2>().0) {

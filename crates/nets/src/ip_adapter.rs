@@ -33,6 +33,19 @@ impl Kind {
     }
 }
 
+/// The keys under which adapters are published (`image_proj.*`, `ip_adapter.N.*`), from those that training writes: a
+/// whole checkpoint of `tutorial_train.py` has `image_proj_model.*`, `adapter_modules.*` and the unchanged `unet.*`
+/// (tencent-ailab/IP-Adapter, README). Others stay as they are.
+pub fn published_names(weights: &Weights) -> Weights {
+    if !weights.has_prefix("adapter_modules.") {
+        return weights.clone();
+    }
+    weights.renamed(|key| {
+        let names = [("image_proj_model.", "image_proj."), ("adapter_modules.", "ip_adapter.")];
+        names.iter().find_map(|(from, to)| Some(format!("{to}{}", key.strip_prefix(from)?)))
+    })
+}
+
 /// What the shapes of an adapter's file say.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdapterShape {
@@ -54,6 +67,7 @@ impl AdapterShape {
     /// # Errors
     /// If this is not an IP-Adapter of a known kind.
     pub fn of(weights: &Weights) -> Result<Self, ModelError> {
+        let weights = &published_names(weights);
         let root = Loader::new(weights);
         let image = root.at("image_proj");
         let layers = (0..)
@@ -149,6 +163,7 @@ impl IpAdapter {
     /// # Errors
     /// If its layers do not fit the sites one by one, or a tensor is missing or of another shape.
     pub fn load(weights: &Weights, sites: &[Site]) -> Result<Self, ModelError> {
+        let weights = &published_names(weights);
         let shape = AdapterShape::of(weights)?;
         let root = Loader::new(weights);
         if shape.layers != sites.len() {

@@ -63,7 +63,7 @@ impl<'a> Loader<'a> {
         }
         if tensor.kernel_view().is_none() {
             return Err(self.error(format!(
-                "the tensor {} is stored as {:?}; expected f32, f16 or bf16",
+                "the tensor {} is stored as {:?}; expected f32, f16, bf16 or GGUF's blocks",
                 self.key(name),
                 tensor.dtype()
             )));

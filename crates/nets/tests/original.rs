@@ -1,11 +1,13 @@
 //! Original names against diffusers' own conversion (`testkit/recipe/names.py`): every tensor of every part.
 
-use instantstyle_nets::ModelError;
+use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
+use instantstyle_nets::ip_adapter::{AdapterShape, published_names};
 use instantstyle_nets::original::{self, Heads, Part, UNetFacts, VaeNames, to_open_clip_text};
 use instantstyle_nets::unet::{LdmNames, UNetConfig};
 use instantstyle_nets::weights::{Stored, Weights};
+use instantstyle_nets::{ModelError, Tensor};
 use std::path::Path;
-use testkit::names::{Filled, How, in_diffusers, in_original, names};
+use testkit::names::{Filled, How, in_diffusers, in_original, names, values};
 
 fn weights(tensors: &[Filled]) -> Weights {
     let stored = |(key, shape, values): &Filled| {
@@ -120,4 +122,68 @@ fn what_is_missing_or_strange_is_named() {
             .to_string()
             .contains("in_proj_weight has shape [4]")
     );
+}
+
+/// Features of OpenCLIP's own towers (`testkit/recipe/open_clip_towers.py`).
+#[test]
+fn open_clip_towers_give_their_features() {
+    let path = testkit::fixtures().join("names/open-clip.json");
+    let fixture: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let read = |name: &str| serde_json::from_value::<Vec<f32>>(fixture[name].clone()).unwrap();
+    let keys: Vec<(String, Vec<usize>)> = serde_json::from_value(fixture["tensors"].clone()).unwrap();
+    let filled: Vec<Filled> = keys.into_iter().map(|(k, s)| (k.clone(), s.clone(), values(&k, &s))).collect();
+    let all = weights(&filled);
+
+    let part = original::open_clip_vision(&all.strip_prefix("visual.")).unwrap();
+    assert!(part.unknown.is_empty(), "{:?}", part.unknown);
+    let config: VisionConfig = serde_json::from_value(part.config).unwrap();
+    assert_eq!((config.num_attention_heads, config.image_size, config.patch_size), (2, 32, 8));
+    let planes = values("pixels", &[1, 3, 32, 32]);
+    let pixels = (0..32 * 32 * 3).map(|i| planes[i % 3 * 1024 + i / 3]).collect::<Vec<_>>();
+    let output =
+        VisionEncoder::load(&config, &part.weights).unwrap().forward(&Tensor::new([1, 32, 32, 3], pixels));
+    assert!(testkit::distance(output.embeds.data(), &read("embeds")) < testkit::tolerance::NETWORK);
+    let state = &output.penultimate.data()[3 * 128..4 * 128];
+    assert!(testkit::distance(state, &read("state")) < testkit::tolerance::NETWORK);
+
+    let text = all.renamed(|k| (!k.starts_with("visual.")).then(|| k.to_owned()));
+    let part = original::open_clip_text(&text).unwrap();
+    let config: TextConfig = serde_json::from_value(part.config).unwrap();
+    let ids: Vec<u32> = serde_json::from_value(fixture["ids"].clone()).unwrap();
+    let output = TextEncoder::load(&config, &part.weights).unwrap().forward(&[ids]);
+    let features = output.projected.expect("a projection");
+    assert!(testkit::distance(features.data(), &read("features")) < testkit::tolerance::NETWORK);
+}
+
+#[test]
+fn unets_in_diffusers_names_need_no_configuration() {
+    for (name, facts) in [("sd15", SD15), ("sdxl", SDXL)] {
+        let all = in_diffusers(&names(&format!("{name}-unet")), "");
+        let part = original::diffusers_unet(&weights(&all), &facts).unwrap();
+        let original =
+            original::unet(&weights(&in_original(&names(&format!("{name}-unet")), "")), &facts).unwrap();
+        assert_eq!(part.config, original.config);
+        same(&part.weights, &weights(&all));
+        let cut: Vec<Filled> =
+            all.into_iter().filter(|t| !t.0.starts_with("down_blocks.1.resnets.1.")).collect();
+        assert!(original::diffusers_unet(&weights(&cut), &facts).is_err());
+    }
+}
+
+/// Adapters as training saves them: other beginnings, and the whole UNet beside.
+#[test]
+fn adapters_of_training_have_published_names() {
+    for file in ["sdxl-a-base.safetensors", "sd15-a-plus.safetensors"] {
+        let path = testkit::fixtures().join("adapters").join(file);
+        let published = Weights::open(&path).unwrap_or_else(|e| panic!("{e}"));
+        let mut saved = published.renamed(|key| {
+            let ends = [("image_proj.", "image_proj_model."), ("ip_adapter.", "adapter_modules.")];
+            ends.iter().find_map(|(a, b)| Some(format!("{b}{}", key.strip_prefix(a)?)))
+        });
+        assert_eq!(saved.len(), published.len());
+        saved.insert("unet.conv_in.weight", Stored::from_f32([1], &[0.0]).unwrap());
+        same(&published_names(&saved), &published);
+        same(&published_names(&published), &published);
+        assert_eq!(AdapterShape::of(&saved).unwrap(), AdapterShape::of(&published).unwrap());
+    }
 }

@@ -119,7 +119,7 @@ fn other_files_are_named() {
         ("page.safetensors", b"\n<!DOCTYPE html><html><body>Login", "an HTML page"),
         ("error.bin", b"{\"error\": \"not found\"}", "a JSON text"),
         ("lfs.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
-        ("q4.gguf", b"GGUF\x03\0\0\0", "not supported yet"),
+        ("q4.gguf", b"GGUF\x03\0\0\0", "incomplete"),
         ("a.png", b"\x89PNG\r\n\x1a\n0000", "a picture"),
         ("pickle.bin", b"\x80\x02K\x01.", "torch.save did not write"),
         ("cut.bin", b"PK\x03\x04abcdefghijklmnopqrstuvwxyz", "incomplete"),

@@ -28,7 +28,9 @@ pub(super) static FAMILY: Family = Family {
     scheduler,
     // The configurations of stable-diffusion-v1-5/stable-diffusion-v1-5.
     original: Original {
-        matches: |unet| unet.get("label_emb.0.0.weight").is_none(),
+        matches: |unet| {
+            ["label_emb.0.0.weight", "add_embedding.linear_1.weight"].iter().all(|k| unet.get(k).is_none())
+        },
         unet: UNetFacts { heads: Heads::Count(8), sample_size: 64, time_dim: 256 },
         scaling_factor: 0.18215,
         towers: &[OriginalTower {

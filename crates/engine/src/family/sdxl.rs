@@ -41,7 +41,9 @@ pub(super) static FAMILY: Family = Family {
     scheduler: |_, _| {},
     // The configurations of stabilityai/stable-diffusion-xl-base-1.0.
     original: Original {
-        matches: |unet| unet.get("label_emb.0.0.weight").is_some(),
+        matches: |unet| {
+            ["label_emb.0.0.weight", "add_embedding.linear_1.weight"].iter().any(|k| unet.get(k).is_some())
+        },
         unet: UNetFacts { heads: Heads::Width(64), sample_size: 128, time_dim: 256 },
         scaling_factor: 0.13025,
         towers: &[

@@ -23,7 +23,7 @@ use instantstyle_hub::Cache;
 use instantstyle_nets::unet::{Site, UNetConfig, sites};
 use instantstyle_nets::vae::{Tiling, VaeConfig};
 use names::Names;
-use places::{file, model_index, model_name, model_place};
+use places::{file, model_index, model_name, model_place, with_unet};
 use references::Context;
 use serde_json::{Value, json};
 use std::ops::Range;
@@ -87,6 +87,10 @@ impl Plan {
             crate::embedded::card()
         } else {
             model.join("card.json").json().unwrap_or(Value::Null)
+        };
+        let model = match &request.unet {
+            Some(path) => with_unet(model, path)?,
+            None => model,
         };
         let defaults = card.get("defaults").cloned().unwrap_or(Value::Null);
         let unet_place = model.join("unet").join("config.json");

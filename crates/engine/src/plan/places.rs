@@ -4,8 +4,10 @@ use crate::checkpoint::Holds;
 use crate::error::Error;
 use crate::model::{EMBEDDED, Place};
 use crate::request::Request;
+use instantstyle_nets::unet::UNetConfig;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The folder itself if it has a configuration, else the component of that name inside.
 pub(super) fn component(place: Place, name: &str, field: &str) -> Result<Place, Error> {
@@ -73,10 +75,40 @@ pub(super) fn model_place(request: &Request) -> Result<Place, Error> {
     }
 }
 
+/// The model with the UNet of the request, where it names one: a file, or a folder with its configuration.
+pub(super) fn with_unet(model: Place, path: &Path) -> Result<Place, Error> {
+    let unet = match file("unet", "unet", path)? {
+        Place::Disk(path) if path.is_file() => {
+            let place = Place::checkpoint(&path)?;
+            match &place {
+                Place::Checkpoint(c, _) if c.holds() == Holds::Model => place.join("unet"),
+                Place::Checkpoint(c, _) if c.holds() != Holds::UNet => {
+                    return Err(place.error(format!("holds {}, not a UNet", c.holds().name())));
+                }
+                _ => place,
+            }
+        }
+        place => component(place, "unet", "unet")?,
+    };
+    let config =
+        |place: Place| UNetConfig::from_json(&place.json()?, &place.path()).map_err(crate::model_error);
+    let (own, other) = (config(model.join("unet/config.json"))?, config(unet.join("config.json"))?);
+    let reads = |c: &UNetConfig| (c.context_dim(), c.added.as_ref().map(|a| a.inputs), c.out_channels);
+    if reads(&own) != reads(&other) {
+        let title = |c| crate::family::of(c).title;
+        return Err(unet.error(format!(
+            "is a {} UNet for text of width {}, but the model is {} with text of width {}: take one of the same family",
+            title(&other), other.context_dim(), title(&own), own.context_dim()
+        )));
+    }
+    Ok(Place::WithUNet(Arc::new((model, unet))))
+}
+
 /// How the model is named in the stored request.
 pub(super) fn model_name(model: &Place) -> String {
     match model {
         Place::Embedded(_) => EMBEDDED.to_owned(),
+        Place::WithUNet(both) => model_name(&both.0),
         Place::Disk(_) | Place::Checkpoint(..) => {
             let path = model.path();
             path.canonicalize().unwrap_or(path).to_string_lossy().into_owned()

@@ -137,7 +137,7 @@ impl Context<'_> {
         // The adapter's own folder keeps its encoder in the published layout.
         let beside = match adapter {
             Place::Disk(p) => p.parent().map(|d| Place::Disk(d.join("image_encoder"))).filter(Place::exists),
-            Place::Embedded(_) | Place::Checkpoint(..) => None,
+            _ => None,
         };
         self.companion("image_encoder").or(beside).ok_or_else(|| {
             Error::request(
@@ -203,7 +203,7 @@ impl Context<'_> {
         let holds = |p: &Place| p.join("tokenizer.json").exists() || p.join("vocab.json").exists();
         let parent = match tower {
             Place::Disk(p) => p.parent().map(|d| Place::Disk(d.join("tokenizer"))),
-            Place::Embedded(_) | Place::Checkpoint(..) => None,
+            _ => None,
         };
         let candidates = [
             Some(tower.clone()),

@@ -135,6 +135,13 @@ pub const REQUEST: &[Field] = &[
         "sdxl-base",
     ),
     field(
+        "unet",
+        Kind::Path,
+        "the model's own",
+        "Another UNet in its place, e.g. a quantised one: GGUF or safetensors file, or folder",
+        "sdxl-q8_0.gguf",
+    ),
+    field(
         "width",
         Kind::Whole(1, MAX_SIDE),
         "the model's",

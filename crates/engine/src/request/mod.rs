@@ -223,6 +223,9 @@ pub struct Request {
     /// Folder or file of the model, or `embedded`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// Another UNet in the model's place: folder or file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unet: Option<PathBuf>,
     /// Number format.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,

@@ -164,6 +164,7 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
     let small = |n: Option<u64>| n.and_then(|n| usize::try_from(n).ok());
     let request = Request {
         model: f.path("model", base)?.map(|p| p.to_string_lossy().into_owned()),
+        unet: f.path("unet", base)?,
         precision: f.text("precision").and_then(|t| PRECISIONS.iter().find(|p| p.0 == t)).map(|p| p.1),
         device: f.text("device").and_then(|t| device(&t)),
         prompt: f.text("prompt").unwrap_or_default(),

@@ -10,7 +10,7 @@ mod unet;
 mod vae;
 
 pub use clip::{clip_text, clip_vision, open_clip_text, open_clip_vision, to_open_clip_text};
-pub use unet::{Heads, UNetFacts, unet};
+pub use unet::{Heads, UNetFacts, diffusers_unet, unet};
 pub use vae::{VaeNames, vae};
 
 use crate::error::ModelError;
@@ -54,8 +54,12 @@ fn count(weights: &Weights, name: impl Fn(usize) -> String) -> usize {
 /// The transposed matrix; `None` if it is no matrix of numbers that the networks use.
 fn transposed(tensor: &Stored) -> Option<Stored> {
     let &[rows, columns] = tensor.shape() else { return None };
-    let size = tensor.dtype().size();
     tensor.kernel_view()?;
+    if tensor.dtype().unit().0 > 1 {
+        let plain = Stored::from_f32([rows, columns], &tensor.to_f32())?;
+        return transposed(&plain);
+    }
+    let size = tensor.dtype().unit().1;
     let mut bytes = Vec::with_capacity(tensor.bytes().len());
     for column in 0..columns {
         for row in 0..rows {

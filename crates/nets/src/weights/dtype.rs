@@ -1,9 +1,11 @@
 //! Number types of stored tensors.
 
 use half::{bf16, f16};
+use instantstyle_kernels::Weight;
+use instantstyle_kernels::blocks::Block;
 
-/// How the values of a tensor are stored. The networks compute with the first three; the others are known so that a
-/// file that holds them can be read and described.
+/// How the values of a tensor are stored. The networks compute with the first three and with blocks; the others are known
+/// so that a file that holds them can be read and described.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum Dtype {
@@ -22,6 +24,8 @@ pub enum Dtype {
     U16,
     U8,
     Bool,
+    /// Values that share scales, as GGUF files hold them.
+    Blocks(Block),
 }
 
 impl Dtype {
@@ -56,17 +60,22 @@ impl Dtype {
 
     /// The spelling of safetensors, e.g. `BF16`.
     pub fn name(self) -> &'static str {
+        if let Dtype::Blocks(block) = self {
+            return block.name();
+        }
         Dtype::TABLE.iter().find(|t| t.0 == self).map_or("?", |t| t.1)
     }
 
-    /// Bytes per value.
-    pub fn size(self) -> usize {
-        match self {
+    /// The smallest number of values that stand alone, and their bytes.
+    pub fn unit(self) -> (usize, usize) {
+        let bytes = match self {
+            Dtype::Blocks(block) => return block.size(),
             Dtype::F64 | Dtype::I64 | Dtype::U64 => 8,
             Dtype::F32 | Dtype::I32 | Dtype::U32 => 4,
             Dtype::F16 | Dtype::BF16 | Dtype::I16 | Dtype::U16 => 2,
             Dtype::F8E4M3 | Dtype::F8E5M2 | Dtype::I8 | Dtype::U8 | Dtype::Bool => 1,
-        }
+        };
+        (1, bytes)
     }
 
     /// Little-endian bytes to f32; exact for the types that the networks use.
@@ -88,6 +97,12 @@ impl Dtype {
             Dtype::U16 => each(bytes, |b| u16::from_le_bytes(b) as f32),
             Dtype::U8 => each(bytes, |[b]| b as f32),
             Dtype::Bool => each(bytes, |[b]| (b != 0) as u8 as f32),
+            Dtype::Blocks(block) => {
+                let (values, size) = block.size();
+                let mut out = vec![0.0; bytes.len() / size * values];
+                Weight::Blocks(block, bytes).widen(0, &mut out);
+                out
+            }
         }
     }
 }

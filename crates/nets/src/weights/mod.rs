@@ -1,4 +1,4 @@
-//! Named tensors from files: safetensors, and PyTorch pickles read without running any code.
+//! Named tensors from files: safetensors, GGUF, and PyTorch pickles read without running any code.
 //!
 //! Everything in a file is taken as hostile: sizes are checked against the file before anything is allocated, and a
 //! damaged file ends in a [`WeightsError`], never in a panic. Tensors stay where they are, in a memory map of the
@@ -8,17 +8,21 @@ mod bytes;
 mod dtype;
 mod error;
 mod folder;
+mod gguf;
 mod pickle;
 mod safetensors;
+mod write;
 mod zip;
 
 pub use bytes::Bytes;
 pub use dtype::Dtype;
 pub use error::WeightsError;
 pub use safetensors::to_safetensors;
+pub use write::{Written, write_gguf, write_safetensors};
 
 pub(crate) use error::shown;
 use instantstyle_kernels::Weight;
+pub use instantstyle_kernels::blocks::{Block, quantise};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -59,7 +63,8 @@ impl Stored {
 
     /// Number of values.
     pub fn len(&self) -> usize {
-        self.bytes.len() / self.dtype.size()
+        let (values, bytes) = self.dtype.unit();
+        self.bytes.len() / bytes * values
     }
 
     /// True if there are no values.
@@ -89,21 +94,24 @@ impl Stored {
         }
     }
 
-    /// The values for the kernels; `None` unless they are f32, f16 or bf16.
+    /// The values for the kernels; `None` unless they are f32, f16, bf16 or blocks.
     pub fn kernel_view(&self) -> Option<Weight<'_>> {
         match self.dtype {
             Dtype::F32 => Some(Weight::F32(&self.bytes)),
             Dtype::F16 => Some(Weight::F16(&self.bytes)),
             Dtype::BF16 => Some(Weight::Bf16(&self.bytes)),
+            Dtype::Blocks(block) => Some(Weight::Blocks(block, &self.bytes)),
             _ => None,
         }
     }
 
-    /// Rows `start..start + rows` of the first axis, without a copy (fused projections); `None` if they are not inside.
+    /// Rows `start..start + rows` of the first axis, without a copy (fused projections); `None` if they are not inside, or
+    /// a row is no whole number of blocks.
     pub fn rows(&self, start: usize, rows: usize) -> Option<Self> {
         let mut shape = self.shape.clone();
         let all = *shape.first()?;
-        if start.checked_add(rows)? > all {
+        let per_row = self.len() / all.max(1);
+        if start.checked_add(rows)? > all || per_row % self.dtype.unit().0 != 0 {
             return None;
         }
         let row = self.bytes.len() / all.max(1);
@@ -130,8 +138,10 @@ fn size_in_bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
     if shape.contains(&0) {
         return Some(0);
     }
-    let bytes = shape.iter().try_fold(dtype.size(), |n, d| n.checked_mul(*d))?;
-    (bytes <= isize::MAX as usize).then_some(bytes)
+    let values = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
+    let (unit, bytes) = dtype.unit();
+    let bytes = (values / unit).checked_mul(bytes)?;
+    (values % unit == 0 && bytes <= isize::MAX as usize).then_some(bytes)
 }
 
 /// How a set of weights was stored.
@@ -143,6 +153,20 @@ pub enum Format {
     PickleZip,
     /// PyTorch's older row of pickles.
     PickleLegacy,
+    /// ggml's GGUF.
+    Gguf,
+}
+
+impl Format {
+    /// In a few words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Safetensors => "safetensors",
+            Format::PickleZip => "PyTorch checkpoint",
+            Format::PickleLegacy => "PyTorch checkpoint (before 1.6)",
+            Format::Gguf => "GGUF",
+        }
+    }
 }
 
 /// Named tensors from one or more files.
@@ -296,7 +320,7 @@ fn read(bytes: Bytes, path: &Path) -> Result<Weights, WeightsError> {
         return not("an empty file", "download or copy it again");
     }
     if head.starts_with(b"GGUF") {
-        return not("a GGUF file", "GGUF is not supported yet: use the safetensors version");
+        return gguf::read(bytes.clone(), path);
     }
     // Before the other first bytes: here they are a length and may be anything.
     if head.get(8) == Some(&b'{') {
@@ -318,7 +342,7 @@ fn read(bytes: Bytes, path: &Path) -> Result<Weights, WeightsError> {
         return not("a JSON text", again);
     }
     if head.starts_with(b"\x89PNG") || head.starts_with(b"\xff\xd8\xff") || head.starts_with(b"GIF8") {
-        return not("a picture", "name a weight file (.safetensors, .bin, .ckpt, .pth)");
+        return not("a picture", "name a weight file (.safetensors, .gguf, .bin, .ckpt, .pth)");
     }
     if head.get(257..262) == Some(b"ustar") {
         return not(
@@ -337,6 +361,6 @@ fn read(bytes: Bytes, path: &Path) -> Result<Weights, WeightsError> {
     let start = shown(&String::from_utf8_lossy(&head[..head.len().min(16)]));
     not(
         &format!("an unknown kind of file (it starts with \"{start}\")"),
-        "expected safetensors or a PyTorch checkpoint",
+        "expected safetensors, GGUF or a PyTorch checkpoint",
     )
 }

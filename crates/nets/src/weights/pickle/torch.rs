@@ -73,7 +73,7 @@ pub(super) struct Storage {
 
 impl Storage {
     pub fn unit(&self) -> usize {
-        self.dtype.map_or(1, Dtype::size)
+        self.dtype.map_or(1, |d| d.unit().1)
     }
 
     pub fn size_bytes(&self) -> usize {
@@ -214,7 +214,7 @@ impl Tensor {
             return Err(("a number type".into(), "none".into()));
         };
         let found = || format!("shape {:?}, strides {:?}, offset {}", self.shape, self.stride, self.offset);
-        let unit = dtype.size();
+        let unit = dtype.unit().1;
         let values = bytes.len() / unit;
         let too_large =
             || ("a view inside its storage".to_owned(), format!("{} of {values} values", found()));

@@ -1,6 +1,9 @@
 //! One file as the model: its pictures equal those of the same weights in a Diffusers folder, bit for bit. Names and
 //! configurations of the folder are diffusers' own (`testkit/recipe/names.py`).
 
+mod convert;
+mod gguf;
+
 use instantstyle_engine::checkpoint::{Checkpoint, Holds};
 use instantstyle_engine::plan::Plan;
 use instantstyle_engine::request::Request;
