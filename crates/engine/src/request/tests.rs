@@ -27,7 +27,7 @@ fn a_start_is_checked() {
 
 #[test]
 fn a_whole_request_survives_the_round_trip() {
-    let text = r#"{"model":"m","precision":"f32","device":"cpu","prompt":"a cat","negative_prompt":"","width":64,
+    let text = r#"{"model":"m","unet":"u","precision":"f32","device":"cpu","prompt":"a cat","negative_prompt":"","width":64,
         "height":48,"count":2,"seed":9,"steps":4,"guidance":5.0,"guidance_rescale":0.1,"clip_skip":1,"sampler":"euler",
         "init":{"image":"i","strength":1,"mask":"m","blend_px":1},
         "loras":[{"file":"f","weight":1,"blocks":"style"}],
