@@ -4,8 +4,8 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, Command, ValueHint};
-use instantstyle_engine::family::fast_names;
 use instantstyle_engine::convert::TYPES;
+use instantstyle_engine::family::fast_names;
 use instantstyle_engine::request::fields::{Field, INIT, Kind, LISTS, List, REQUEST, SUBTRACT};
 use instantstyle_engine::request::{PRECISIONS, PRESETS};
 use instantstyle_engine::sampler::{SAMPLERS, SCHEDULES};
