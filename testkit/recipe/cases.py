@@ -145,6 +145,7 @@ def declare():
     inputs()
     pictures()
     loras()
+    controlled()
     fast()
 
 
@@ -615,6 +616,53 @@ def loras():
         case(f"{model}-lora-{name}", model, refs, [*tags, "LoRA"], loras=used, sampler=("euler", "dpmpp_2m")[len(CASE_LIST) % 2])
     start = {"image": "../../images/large.png", "strength": 0.7}
     case("sd15-a-lora-init", "sd15-a", sd, ["base", "style", "LoRA", "image-to-image"], loras=[use("sd15-a-kohya")], init=start, steps=7)
+
+
+def controlled():
+    """ControlNets: one and two, with windows, from noise and from pictures, with style references."""
+    sd, xl = [ref("sd15-a-base.safetensors", "rings.png", A, "style")], [ref("sdxl-a-base.safetensors", "rings.png", B, "style")]
+    small = [ref("sd15-s-base.safetensors", "rings.png", A, "all")]
+
+    def use(name, image="blocks.png", scale=1.0, **extra):
+        return {"model": f"../../controls/{name}", "image": f"../../images/{image}", "scale": scale, **extra}
+
+    def start(strength, mask=None, image="large.png"):
+        out = {"image": f"../../images/{image}", "strength": strength}
+        return out | ({"mask": f"../../images/{mask}"} if mask else {})
+
+    for i, (name, model, refs, used, tags, more) in enumerate((
+        ("one", "sd15-a", sd, [use("sd15-a", preprocess="canny")], ["canny"], {}),
+        ("two", "sd15-a", sd, [use("sd15-a", "rings.png", 0.6), use("sd15-a", "blocks.png", 0.4, preprocess="canny", canny_low=30, canny_high=90)], ["canny", "two ControlNets"], {"sampler": "dpmpp_2m"}),
+        ("windows", "sd15-a", sd, [use("sd15-a", "waves.png", 0.8, end=0.6), use("sd15-a", "blocks.png", 0.9, start=0.3, preprocess="lineart")], ["lineart", "two ControlNets", "start/end"], {"sampler": "heun"}),
+        ("window-pndm", "sd15-a", sd, [use("sd15-a", end=0.5)], ["start/end"], {"sampler": "pndm", "steps": 6}),
+        ("dpm2", "sd15-a", [], [use("sd15-a", start=0.2)], ["start/end"], {"sampler": "dpm2"}),
+        ("guidance-1", "sd15-a", sd, [use("sd15-a")], ["guidance 1"], {"guidance": 1.0}),
+        ("count", "sd15-a", sd, [use("sd15-a", scale=0.7)], ["count"], {"count": 2, "sampler": "euler_a"}),
+        ("init", "sd15-a", sd, [use("sd15-a", preprocess="canny")], ["canny", "image-to-image"], {"init": start(0.7), "steps": 7}),
+        ("repaint", "sd15-a", sd, [use("sd15-a", scale=0.5)], ["inpainting"], {"init": start(0.8, "mask-disc.png"), "sampler": "ddim", "steps": 6}),
+        ("odd", "sd15-a", sd, [use("sd15-a", "wide.png")], ["landscape", "odd latents"], {"width": 56, "height": 40}),
+        ("bgr", "sd15-s", small, [use("sd15-s-small", "waves.png")], ["sample prediction", "bgr", "small"], {}),
+        ("pooled", "sd15-s", small, [use("sd15-s-pooled", "stripes.png")], ["sample prediction", "pooled conditions"], {}),
+        ("pooled-guidance-1", "sd15-s", [], [use("sd15-s-pooled", "stripes.png")], ["sample prediction", "pooled conditions", "guidance 1"], {"guidance": 1.0, "sampler": "ddim"}),
+        ("original", "sd15-s", small, [use("sd15-s-original.pth", "large.png", 0.6), use("sd15-s", "rings.png", 0.5)], ["sample prediction", "two ControlNets", "original names"], {}),
+        ("one", "sd15-i", small, [use("sd15-s")], ["inpainting", "nine channels"], {"init": start(1.0, "mask-disc.png")}),
+        ("two-count", "sd15-i", small, [use("sd15-s", "waves.png", 0.7), use("sd15-s-original.pth", scale=0.5, end=0.7)], ["inpainting", "nine channels", "two ControlNets", "count", "start/end"], {"init": start(0.8, "mask-left.png"), "count": 2, "sampler": "euler_a"}),
+        ("one", "sdxl-a", xl, [use("sdxl-a.safetensors", preprocess="canny")], ["canny"], {}),
+        ("two-windows", "sdxl-a", xl, [use("sdxl-a.safetensors", "rings.png", 0.8, start=0.1, end=0.7), use("sdxl-a.safetensors", "waves.png", 0.5, end=0.5)], ["two ControlNets", "start/end"], {"sampler": "dpm2_a"}),
+        ("tile", "sdxl-a", xl, [use("sdxl-a.safetensors", "blocks.png", 0.9, preprocess="tile", tile_downscale=5)], ["tile"], {"sampler": "unipc", "width": 48, "height": 64}),
+        ("guidance-1", "sdxl-a", [], [use("sdxl-a.safetensors")], ["guidance 1"], {"guidance": 1.0, "sampler": "heun"}),
+        ("count", "sdxl-a", xl, [use("sdxl-a.safetensors", scale=0.7)], ["count"], {"count": 2, "sampler": "dpmpp_2m_sde_karras"}),
+        ("init", "sdxl-a", xl, [use("sdxl-a.safetensors", scale=0.6)], ["image-to-image"], {"init": start(0.6), "steps": 7, "sampler": "dpmpp_2m"}),
+        ("init-window", "sdxl-a", [], [use("sdxl-a.safetensors", end=0.6, preprocess="canny")], ["canny", "image-to-image", "start/end"], {"init": start(0.8), "sampler": "heun", "steps": 5}),
+        ("repaint", "sdxl-a", xl, [use("sdxl-a.safetensors", scale=0.6)], ["inpainting"], {"init": start(0.9, "mask-left.png"), "sampler": "pndm", "steps": 7}),
+        ("one", "sdxl-i", [], [use("sdxl-i", preprocess="canny")], ["canny", "inpainting", "nine channels"], {"init": start(0.99, "mask-soft.png")}),
+        ("window", "sdxl-i", [], [use("sdxl-i", "rings.png", 0.7, start=0.2, end=0.8)], ["inpainting", "nine channels", "start/end"], {"init": start(1.0, "mask-disc.png"), "sampler": "lms"}),
+    )):
+        tags = [*(["base", "style"] if refs else ["plain"]), "ControlNet", *tags]
+        # Small pictures: the files pack badly.
+        case(f"{model}-control-{name}", model, refs, tags, controls=used, **({"width": 40, "height": 40, "seed": 3000 + i} | more))
+    other = {"vae": "../../models/sdxl-b/vae", "width": 40, "height": 40, "seed": 3100}
+    case("sdxl-a-vae", "sdxl-a", xl, ["base", "style", "another autoencoder", "image-to-image"], init=start(0.7), **other)
 
 
 def fast():

@@ -37,6 +37,13 @@ def ablations(job):
             yield changed(f"reference {i}", lambda j: j["references"].pop(i))
     if any(r["inject"] != "all" for r in refs):
         yield changed("inject", lambda j: [r.update(inject="all") for r in j["references"]])
+    if job.get("controls"):
+        for i in range(len(job["controls"])):
+            yield changed(f"control {i}", lambda j: j["controls"].pop(i))
+        if any("start" in c or "end" in c for c in job["controls"]):
+            yield changed("control window", lambda j: [(c.pop("start", None), c.pop("end", None)) for c in j["controls"]])
+        if any("preprocess" in c for c in job["controls"]):
+            yield changed("map", lambda j: [c.pop("preprocess", None) for c in j["controls"]])
     for key in ("clip_skip", "guidance_rescale", "negative_prompt"):
         if job.get(key) and (key != "negative_prompt" or job["guidance"] > 1):
             yield changed(key, lambda j: j.pop(key))

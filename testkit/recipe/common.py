@@ -48,6 +48,7 @@ def versions():
         "transformers": transformers.__version__,
         "peft": peft.__version__,
         "lycoris-lora": version("lycoris-lora"),
+        "opencv-python-headless": version("opencv-python-headless"),
         "tokenizers": tokenizers.__version__,
         "pillow": PIL.__version__,
         "numpy": numpy.__version__,

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from transformers.activations import ACT2FN
 
+import controls
 import images
 import pipeline
 from adapters import ADAPTERS_MADE
@@ -449,6 +450,53 @@ def scheduler_configs():
     path.write_text('{"files": ' + head + ', "rows": [\n' + ",\n".join(json.dumps(r, separators=(",", ":")) for r in rows) + "\n]}\n")
 
 
+def controlnet(name, seed):
+    """What a ControlNet adds: the hint, the residuals of every skip connection and of the middle, at scale 0.7."""
+    file = controls.CONTROLS / name
+    model, r = controls.load(file), randoms(seed)
+    config = model.config
+    out = {"sample": r(2, 4, 6, 5), "picture": r(1, 3, 48, 40, scale=0.3).abs(), "timestep": torch.tensor(741.5)}
+    out["context"] = r(2, 9, config.cross_attention_dim)
+    added = {}
+    if config.addition_embed_type == "text_time":
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        out |= {"text_embeds": r(2, pooled), "time_ids": torch.tensor([[48.0, 40, 0, 0, 48, 40]] * 2)}
+        added = {"added_cond_kwargs": {"text_embeds": out["text_embeds"], "time_ids": out["time_ids"]}}
+    seen = model(out["sample"], out["timestep"], out["context"], out["picture"].expand(2, -1, -1, -1), conditioning_scale=0.7, **added)
+    picture = out["picture"].flip(1) if config.controlnet_conditioning_channel_order == "bgr" else out["picture"]
+    out["hint"] = model.controlnet_cond_embedding(picture)
+    for i, residual in enumerate(seen.down_block_res_samples):
+        out[f"down.{i}"] = residual
+    out["mid"] = seen.mid_block_res_sample
+    save(f"controlnet-{file.stem}", out, "ControlNetModel.forward, conditioning_scale 0.7", [file])
+
+
+def noise_picture(width, height, seed, most):
+    """Random pixels from a generator that is written in a line anywhere: Knuth's MMIX, its top bits."""
+    state, values = seed, []
+    for _ in range(width * height * 3):
+        state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
+        values.append((state >> 40) % (most + 1))
+    return images.Image.fromarray(np.array(values, np.uint8).reshape(height, width, 3))
+
+
+def control_maps():
+    """OpenCV's edges and the other maps, of the reference pictures and of noise; the maps are grey."""
+    out = {}
+    pictures = {name: images.load(IMAGES / f"{name}.png") for name in ("blocks", "rings", "stripes", "rgba", "exif6")}
+    for width, height, most in ((1, 1, 255), (1, 9, 255), (9, 1, 255), (2, 2, 255), (3, 5, 90), (33, 47, 255), (64, 40, 60), (50, 50, 24)):
+        pictures[f"noise.{width}.{height}.{most}"] = noise_picture(width, height, 7 * width + height, most)
+    for name, picture in pictures.items():
+        for low, high in ((50, 200), (100, 200), (0, 0), (20, 60), (40.7, 90.2), (150, 150)):
+            edges = np.asarray(controls.preprocess(picture, {"preprocess": "canny", "canny_low": low, "canny_high": high}))
+            out[f"canny|{name}|{low}|{high}"] = torch.from_numpy(edges[..., 0] // 255)
+        out[f"lineart|{name}"] = torch.from_numpy(np.asarray(controls.preprocess(picture, {"preprocess": "lineart"}))[..., 0].copy())
+    for factor in (1, 2, 3.5, 64):
+        tile = controls.preprocess(pictures["rgba"], {"preprocess": "tile", "tile_downscale": factor})
+        out[f"tile|rgba|{factor}"] = torch.from_numpy(np.asarray(tile).copy())
+    save("control-maps", out, "cv2.Canny(picture[..., ::-1], low, high) / 255, lines by cv2.GaussianBlur, tiles by Pillow's Lanczos")
+
+
 def build():
     shutil.rmtree(LADDER, ignore_errors=True)
     operations()
@@ -470,6 +518,9 @@ def build():
     unet_with_images("sdxl-b", ["sdxl-b-base.bin"])
     schedulers()
     scheduler_configs()
+    for i, name in enumerate(("sd15-a", "sd15-s-small", "sd15-s-pooled", "sdxl-a.safetensors")):
+        controlnet(name, 60 + i)
+    control_maps()
 
 
 if __name__ == "__main__":

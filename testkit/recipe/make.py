@@ -12,6 +12,7 @@ def main(parts):
     which = parts[:1] or ["all"]
     if which[0] in ("all", "models"):
         import adapters
+        import controls
         import images
         import loras
         import models
@@ -20,6 +21,7 @@ def main(parts):
         models.build()
         adapters.build()
         loras.build()
+        controls.build()
         common.write_json(common.FIXTURES / "versions.json", common.versions())
     if which[0] in ("all", "ladder"):
         import ladder

@@ -9,9 +9,15 @@ from pathlib import Path
 import diffusers
 import torch
 from diffusers import (
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetInpaintPipeline,
+    StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetInpaintPipeline,
+    StableDiffusionXLControlNetPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
@@ -26,6 +32,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
 from safetensors.torch import load_file
 
+import controls
 import images
 
 # transformers 5 dropped the attribute that StableDiffusionPipeline's clip_skip reads.
@@ -146,14 +153,30 @@ def group(references):
     return groups
 
 
-def from_picture(pipe, xl, init):
-    """The pipeline that starts from a picture, on the parts of the plain one."""
-    inpaint, other = (StableDiffusionXLInpaintPipeline, StableDiffusionXLImg2ImgPipeline) if xl else (
-        StableDiffusionInpaintPipeline, StableDiffusionImg2ImgPipeline)
+# Pipelines by family, by where they start, and by whether ControlNets take part.
+PIPELINES = {
+    "sd": {
+        "init": (StableDiffusionImg2ImgPipeline, StableDiffusionControlNetImg2ImgPipeline),
+        "mask": (StableDiffusionInpaintPipeline, StableDiffusionControlNetInpaintPipeline),
+        "noise": (StableDiffusionPipeline, StableDiffusionControlNetPipeline),
+    },
+    "xl": {
+        "init": (StableDiffusionXLImg2ImgPipeline, StableDiffusionXLControlNetImg2ImgPipeline),
+        "mask": (StableDiffusionXLInpaintPipeline, StableDiffusionXLControlNetInpaintPipeline),
+        "noise": (StableDiffusionXLPipeline, StableDiffusionXLControlNetPipeline),
+    },
+}
+
+
+def other_pipeline(pipe, xl, init, nets):
+    """The pipeline that starts from a picture or has ControlNets, on the parts of the plain one."""
+    start = "noise" if not init else "mask" if init.get("mask") else "init"
     extra = {"add_watermarker": False} if xl else {"requires_safety_checker": False}
     if xl:
         extra["force_zeros_for_empty_prompt"] = pipe.config.force_zeros_for_empty_prompt
-    made = (inpaint if init.get("mask") else other)(**{k: v for k, v in pipe.components.items()}, **extra)
+    if nets:
+        extra["controlnet"] = nets if len(nets) > 1 else nets[0]
+    made = PIPELINES["xl" if xl else "sd"][start][bool(nets)](**{k: v for k, v in pipe.components.items()}, **extra)
     made.set_progress_bar_config(disable=True)
     return made
 
@@ -223,8 +246,13 @@ def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
         return torch.cat([p[0] for p in parts]), [p[1][0] for p in parts], parts[0][2]
     pipe = load_model(base / job["model"])
     xl = isinstance(pipe, StableDiffusionXLPipeline)
-    if init:
-        pipe = from_picture(pipe, xl, init)
+    if job.get("vae"):
+        folder = (base / job["vae"]).resolve()
+        variant = "fp16" if any(folder.glob("*.fp16*")) else None
+        pipe.register_modules(vae=diffusers.AutoencoderKL.from_pretrained(folder, variant=variant, torch_dtype=torch.float32))
+    used_controls = job.get("controls", [])
+    if init or used_controls:
+        pipe = other_pipeline(pipe, xl, init, [controls.load((base / c["model"]).resolve()) for c in used_controls])
     family = "xl" if xl else "sd"
     if job.get("sampler") is not None or job.get("schedule") is not None:
         pipe.scheduler = sampler(job.get("sampler"), pipe.scheduler.config, job.get("schedule"), type(pipe.scheduler).__name__)
@@ -333,7 +361,19 @@ def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
             call |= {"mask_image": images.load(base / init["mask"]).resize(size, Image.LANCZOS), "width": width, "height": height}
     else:
         call |= {"width": width, "height": height}
-    if xl or not init:
+    if used_controls:
+        pictures = [images.load(base / c["image"]).resize((width, height), Image.LANCZOS) for c in used_controls]
+        pictures = [controls.preprocess(p, c) for p, c in zip(pictures, used_controls)]
+        one = (lambda values: values) if len(used_controls) > 1 else (lambda values: values[0])
+        call |= {
+            "control_image" if init else "image": one(pictures),
+            "width": width,
+            "height": height,
+            "controlnet_conditioning_scale": one([c.get("scale", 1.0) for c in used_controls]),
+            "control_guidance_start": one([c.get("start", 0.0) for c in used_controls]),
+            "control_guidance_end": one([c.get("end", 1.0) for c in used_controls]),
+        }
+    if (xl or not init) and not used_controls:
         call["guidance_rescale"] = job.get("guidance_rescale", 0.0)
     result = pipe(
         prompt=job["prompt"] if prompt is None else prompt,

@@ -4,6 +4,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, Command, ValueHint};
+use instantstyle_engine::control::MAPS;
 use instantstyle_engine::convert::TYPES;
 use instantstyle_engine::family::fast_names;
 use instantstyle_engine::request::fields::{Field, INIT, Kind, LISTS, List, REQUEST, SUBTRACT};
@@ -210,6 +211,7 @@ fn generate() -> Command {
         rows.map(|(name, about)| format!("  {name:20} {about}\n")).collect::<String>()
     };
     let presets = rows(&mut PRESETS.iter().map(|(name, _, about)| (*name, *about)));
+    let maps = rows(&mut MAPS.iter().map(|m| (m.name, m.about)));
     let samplers = rows(&mut SAMPLERS.iter().map(|s| (s.name, s.about)));
     let schedules = rows(&mut SCHEDULES.iter().map(|s| (s.name, s.about)));
     let fast = rows(&mut fast_names().into_iter());
@@ -219,9 +221,9 @@ fn generate() -> Command {
         .after_help(format!(
             "Flags of a reference belong to the last --reference before them; those before the first one hold for all. \
              Without --reference they override the job's: one value for all references, or one for each. \
-             Likewise --lora and its flags.\n\n\
+             Likewise --control and --lora with their flags.\n\n\
              --inject, by name or by part of the UNet (e.g. --inject up_blocks.0.attentions.1=1,mid_block=0.2):\n{presets}\n\
-             --sampler:\n{samplers}\n--schedule:\n{schedules}\n--fast:\n{fast}\n--precision:\n{precisions}"
+             --control-preprocess:\n{maps}\n--sampler:\n{samplers}\n--schedule:\n{schedules}\n--fast:\n{fast}\n--precision:\n{precisions}"
         ))
         .next_help_heading("Request");
     for flag in of_request() {
@@ -254,6 +256,11 @@ fn generate() -> Command {
                 .default_value("instantstyle.png"),
         )
         .arg(path("save-latents", "FILE", "Write the sampler's last latents (safetensors), e.g. --save-latents cat.safetensors"))
+        .arg(path(
+            "save-control-maps",
+            "FILE",
+            "Write the maps that the ControlNets see (PNG); several become x-1.png, …, e.g. --save-control-maps map.png",
+        ))
         .arg(switch("dry-run", "Print the resolved plan and stop, e.g. --dry-run"))
         .arg(switch("json", "Print one JSON object about the result, or the error, e.g. --json"))
         .arg(

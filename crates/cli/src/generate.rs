@@ -8,7 +8,7 @@ use instantstyle_engine::memory::{self, MemoryPlan};
 use instantstyle_engine::picture::encode_png;
 use instantstyle_engine::plan::Plan;
 use instantstyle_engine::request::{PNG_KEYWORD, Request};
-use instantstyle_engine::{Error, Output, Timings, generate_timed, parameters};
+use instantstyle_engine::{Error, Output, Timings, control, generate_timed, parameters};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,7 +31,14 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
     let out: &PathBuf = arguments.get_one("out").expect("has a default");
     let latents: Option<&PathBuf> = arguments.get_one("save-latents");
     let pictures = output::names(out, plan.count());
-    check(&plan, out, &pictures, latents)?;
+    let maps = map_names(&plan, arguments.get_one("save-control-maps"))?;
+    output::check_format("--out", out)?;
+    let groups = [
+        ("--out", &pictures[..]),
+        ("--save-latents", latents.map_or(&[], std::slice::from_ref)),
+        ("--save-control-maps", &maps[..]),
+    ];
+    check(&plan, &groups)?;
 
     let mut progress = Progress::new(arguments.get_flag("quiet"), stop.clone());
     let (outputs, timings) = generate_timed(&plan, &mut progress)?;
@@ -43,6 +50,11 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
     }
     if let Some(file) = latents {
         files.add(file, &latents_of(&outputs))?;
+    }
+    if !maps.is_empty() {
+        for (map, file) in control::maps(&plan)?.iter().zip(&maps) {
+            files.add(file, &encode_png(map, &[]))?;
+        }
     }
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Cancelled);
@@ -86,27 +98,49 @@ fn request(arguments: &ArgMatches) -> Result<Request, Error> {
     Request::from_json(&Value::Object(fields).to_string(), &here)
 }
 
-/// What would go wrong only after the work.
-fn check(plan: &Plan, out: &Path, pictures: &[PathBuf], latents: Option<&PathBuf>) -> Result<(), Error> {
-    output::check_format(out)?;
-    pictures.iter().chain(latents).try_for_each(|f| output::check(f))?;
-    let real =
-        |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).unwrap_or_else(|_| p.to_owned());
-    let written: Vec<PathBuf> = pictures.iter().map(|p| real(p)).collect();
-    if latents.is_some_and(|l| written.contains(&real(l))) {
-        return Err(Error::request("--save-latents", "is the same file as --out; give it another name"));
-    }
-    for r in &plan.request().references {
-        let mut inputs = [Some(&r.image), r.mask.as_ref(), r.adapter.as_ref()].into_iter().flatten();
-        if let Some(input) =
-            inputs.find(|p| p.is_file() && written.iter().chain(latents).any(|w| real(w) == real(p)))
-        {
-            let message =
-                format!("would overwrite {}, which the request reads; give it another name", input.display());
-            return Err(Error::request("--out", message));
+/// The files of the ControlNets' maps; none where they are not asked for.
+fn map_names(plan: &Plan, file: Option<&PathBuf>) -> Result<Vec<PathBuf>, Error> {
+    let Some(file) = file else { return Ok(Vec::new()) };
+    match plan.request().controls.len() {
+        0 => Err(Error::request("--save-control-maps", "needs a ControlNet; give one with --control")),
+        n => {
+            output::check_format("--save-control-maps", file)?;
+            Ok(output::names(file, n))
         }
     }
+}
+
+/// What would go wrong only after the work: the files that each flag writes.
+fn check(plan: &Plan, groups: &[(&str, &[PathBuf])]) -> Result<(), Error> {
+    groups.iter().flat_map(|g| g.1).try_for_each(|f| output::check(f))?;
+    let real =
+        |p: &Path| p.canonicalize().or_else(|_| std::path::absolute(p)).unwrap_or_else(|_| p.to_owned());
+    let inputs: Vec<PathBuf> = inputs(plan.request()).filter(|p| p.is_file()).map(|p| real(p)).collect();
+    let mut written: Vec<(&str, PathBuf)> = Vec::new();
+    for (flag, file) in groups.iter().flat_map(|(flag, files)| files.iter().map(move |f| (*flag, f))) {
+        let file = real(file);
+        if let Some((other, _)) = written.iter().find(|(_, w)| *w == file) {
+            return Err(Error::request(flag, format!("is the same file as {other}; give it another name")));
+        }
+        if inputs.contains(&file) {
+            let message =
+                format!("would overwrite {}, which the request reads; give it another name", file.display());
+            return Err(Error::request(flag, message));
+        }
+        written.push((flag, file));
+    }
     Ok(())
+}
+
+/// The files that a request names.
+fn inputs(request: &Request) -> impl Iterator<Item = &PathBuf> {
+    let references = request.references.iter();
+    let references =
+        references.flat_map(|r| [Some(&r.image), r.mask.as_ref(), r.adapter.as_ref()].into_iter().flatten());
+    let controls = request.controls.iter().flat_map(|c| [&c.image, &c.model]);
+    let init = request.init.iter().flat_map(|i| [Some(&i.image), i.mask.as_ref()].into_iter().flatten());
+    let loras = request.loras.iter().map(|l| &l.file);
+    references.chain(controls).chain(init).chain(loras).chain(&request.vae)
 }
 
 /// The file of picture `i`: it carries the request that makes it again.

@@ -31,13 +31,13 @@ pub fn names(out: &Path, count: usize) -> Vec<PathBuf> {
 ///
 /// # Errors
 /// If they do.
-pub fn check_format(out: &Path) -> Result<(), Error> {
+pub fn check_format(flag: &str, out: &Path) -> Result<(), Error> {
     let extension = out.extension().map(|e| e.to_string_lossy().to_lowercase()).unwrap_or_default();
     if ["jpg", "jpeg", "webp", "gif", "bmp", "tif", "tiff", "avif", "json", "safetensors"]
         .contains(&extension.as_str())
     {
         return Err(Error::request(
-            "--out",
+            flag,
             format!("is {}, but pictures are written as PNG; end it in .png", out.display()),
         ));
     }

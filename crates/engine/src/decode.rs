@@ -10,7 +10,7 @@ use instantstyle_nets::vae::Decoder;
 
 /// Loads a plan's decoder.
 pub fn decoder(plan: &Plan) -> Result<Decoder, Error> {
-    Decoder::load(&plan.vae, &plan.model.join("vae").component()?).map_err(model_error)
+    Decoder::load(&plan.vae, &plan.vae_place.component_or_file()?).map_err(model_error)
 }
 
 /// Decodes a sampler's last latents [channels, h, w], in tiles where the plan says so.

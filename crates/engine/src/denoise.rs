@@ -1,8 +1,11 @@
 //! From noise to latents.
 
+use crate::control::{self, Active, Inputs};
 use crate::error::Error;
+use crate::family::TextFeatures;
 use crate::guidance::guide;
 use crate::init::{Init, Start};
+use crate::picture::Picture;
 use crate::plan::Plan;
 use crate::rng::TorchRng;
 use crate::sampler;
@@ -18,6 +21,8 @@ pub struct Conditioning {
     pub times: Times,
     /// Image tokens.
     pub injections: Injections,
+    /// ControlNets.
+    pub controls: Vec<Active>,
     /// The positive row alone, for the calls outside the window of guidance.
     pub alone: Option<Box<Conditioning>>,
 }
@@ -29,19 +34,22 @@ impl Conditioning {
             text: self.text.row(i),
             times: self.times.row(i),
             injections: self.injections.row(i),
+            controls: self.controls.iter().map(|c| c.row(i)).collect(),
             alone: None,
         }
     }
 }
 
-/// Computes what does not change: rows are negative and positive, or the positive alone.
+/// Computes what does not change: rows are negative and positive, or the positive alone. `maps` are those of the plan's
+/// ControlNets.
 pub fn prepare(
     plan: &Plan,
     unet: &UNet,
-    tokens: &Tensor,
-    pooled: Option<&Tensor>,
+    text: &TextFeatures,
     injections: Injections,
+    maps: &[Picture],
 ) -> Result<Conditioning, Error> {
+    let (tokens, pooled) = (&text.tokens, text.pooled.as_ref());
     let rows = tokens.dim(0);
     if tokens.channels() != plan.unet.context_dim() {
         return Err(plan.model.error(format!(
@@ -52,8 +60,9 @@ pub fn prepare(
     }
     // SDXL's micro-conditioning: original size, crop, target size, each as height, width.
     let (h, w) = (plan.height as f32, plan.width as f32);
-    let sizes = vec![[h, w, 0.0, 0.0, h, w]; rows];
-    let added = pooled.map(|pooled| Added { pooled, sizes: &sizes });
+    let sizes = [h, w, 0.0, 0.0, h, w];
+    let all_sizes = vec![sizes; rows];
+    let added = pooled.map(|pooled| Added { pooled, sizes: &all_sizes });
     if let (Some(a), Some(pooled)) = (&plan.unet.added, pooled) {
         if a.inputs != pooled.channels() + 6 * a.time_dim {
             return Err(plan.model.error(format!(
@@ -65,9 +74,10 @@ pub fn prepare(
         }
     }
     let sampler = build(plan)?;
-    let times =
-        unet.times(&sampler.timesteps()[plan.first_call..], rows, added.as_ref(), Some(plan.guidance));
-    let mut conditioning = Conditioning { text: unet.text(tokens), times, injections, alone: None };
+    let timesteps = &sampler.timesteps()[plan.first_call..];
+    let times = unet.times(timesteps, rows, added.as_ref(), Some(plan.guidance));
+    let controls = control::prepare(plan, maps, &Inputs { tokens, pooled, sizes, timesteps })?;
+    let mut conditioning = Conditioning { text: unet.text(tokens), times, injections, controls, alone: None };
     if plan.guided() && plan.guided_calls.len() < plan.calls() {
         conditioning.alone = Some(Box::new(conditioning.row(1)));
     }
@@ -105,20 +115,28 @@ pub fn denoise(
         let mut scaled = x.clone();
         sampler.scale_model_input(first + call, &mut scaled);
         let row = crate::encode::channels_last(&scaled, channels, h, w);
+        let guided = plan.guided() && plan.guided_calls.contains(&call);
+        let now = conditioning.alone.as_deref().filter(|_| !guided).unwrap_or(conditioning);
+        let rows = if guided { 2 } else { 1 };
+        let shallow = call % plan.deep_cache() > 0 && deep.as_ref().is_some_and(|kept| kept.dim(0) >= rows);
+        // ControlNets see the latents alone, also where the UNet sees a mask beside them.
+        let residuals = control::residuals(&now.controls, &row, rows, call, shallow);
         let row = match &start.beside {
             Some(beside) => row.concat_channels(beside),
             None => row,
         };
-        let guided = plan.guided() && plan.guided_calls.contains(&call);
-        let now = conditioning.alone.as_deref().filter(|_| !guided).unwrap_or(conditioning);
-        let batch = if guided { Tensor::stack(&[&row, &row]) } else { row };
-        let conditions =
-            Conditions { times: &now.times, text: &now.text, injections: &now.injections, residuals: None };
+        let batch = Tensor::stack(&vec![&row; rows]);
+        let conditions = Conditions {
+            times: &now.times,
+            text: &now.text,
+            injections: &now.injections,
+            residuals: residuals.as_ref(),
+        };
         let out = match &deep {
             _ if plan.deep_cache() == 1 => unet.forward(&batch, call, &conditions),
-            Some(kept) if call % plan.deep_cache() > 0 && kept.dim(0) >= batch.dim(0) => {
+            Some(kept) if shallow => {
                 // Where guidance has ended since, the prompt's row goes on alone.
-                let alone = (kept.dim(0) > batch.dim(0)).then(|| kept.row(1));
+                let alone = (kept.dim(0) > rows).then(|| kept.row(1));
                 unet.forward_shallow(&batch, call, &conditions, alone.as_ref().unwrap_or(kept))
             }
             _ => {

@@ -3,6 +3,7 @@
 
 use crate::encode::{channels_last, planes};
 use crate::error::Error;
+use crate::model::Place;
 use crate::picture::{Filter, Picture, resize};
 use crate::plan::Plan;
 use crate::references::{mask_at, picture};
@@ -67,22 +68,33 @@ struct Mask {
 /// A picture of this much another aspect than the request's is stretched visibly.
 const STRETCH: f64 = 1.02;
 
-/// Encodes the picture that a plan starts from, if there is one.
-pub fn encode(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Option<Init>, Error> {
-    let Some(init) = &plan.init else { return Ok(None) };
-    let (width, height, factor) = (plan.width, plan.height, plan.vae.factor());
-    let picture = picture(&init.image)?;
+/// A picture of the request, resized to its size; says so where that stretches it.
+pub(crate) fn fitted(
+    field: &str,
+    place: &Place,
+    width: usize,
+    height: usize,
+    notice: &mut dyn FnMut(String),
+) -> Result<Picture, Error> {
+    let picture = picture(place)?;
     let stretch = (picture.width * height) as f64 / (picture.height * width) as f64;
     if !(1.0 / STRETCH..STRETCH).contains(&stretch) {
         notice(format!(
-            "init.image is {} x {} and will be stretched to {width} x {height}; set width and height, or crop it, to keep its \
+            "{field} is {} x {} and will be stretched to {width} x {height}; set width and height, or crop it, to keep its \
              shape",
             picture.width, picture.height
         ));
     }
-    let picture = resize(&picture, width, height, Filter::Lanczos);
+    Ok(resize(&picture, width, height, Filter::Lanczos))
+}
+
+/// Encodes the picture that a plan starts from, if there is one.
+pub fn encode(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Option<Init>, Error> {
+    let Some(init) = &plan.init else { return Ok(None) };
+    let (width, height, factor) = (plan.width, plan.height, plan.vae.factor());
+    let picture = fitted("init.image", &init.image, width, height, notice)?;
     let encoder =
-        Encoder::load(&plan.vae, &plan.model.join("vae").component()?).map_err(crate::model_error)?;
+        Encoder::load(&plan.vae, &plan.vae_place.component_or_file()?).map_err(crate::model_error)?;
     let values: Vec<f32> = picture.rgb.iter().map(|v| f32::from(*v) / 255.0 * 2.0 - 1.0).collect();
     let mask = match &init.mask {
         None => None,

@@ -10,6 +10,7 @@ use crate::picture::Picture;
 use crate::request::{PRESETS, Preset, Request};
 use crate::sampler::SchedulerConfig;
 use instantstyle_nets::clip::{TextEncoder, VisionEncoder};
+use instantstyle_nets::controlnet::{ControlNet, ControlNetConfig, diffusers_names, is_controlnet};
 use instantstyle_nets::ip_adapter::{AdapterShape, IpAdapter, Kind, published_names};
 use instantstyle_nets::lora::{Lora, Part};
 use instantstyle_nets::unet::{Site, UNet, UNetConfig, covers, sites};
@@ -206,15 +207,12 @@ fn file(path: &Path, weights: &Weights) -> Result<Report, Error> {
         adapter(path, &published_names(weights))
     } else if any("perceiver_resampler.") {
         unsupported(path, "FaceID adapter")
-    } else if any("input_blocks.0.0.weight") && !any("control_model.")
-        || any("decoder.up.0.")
-        || any("resblocks.")
-    {
+    } else if is_controlnet(weights) {
+        controlnet(path, weights, None)
+    } else if any("input_blocks.0.0.weight") || any("decoder.up.0.") || any("resblocks.") {
         return single_file(path, weights);
     } else if LORA.iter().any(|k| any(k)) {
         lora(path, weights)
-    } else if any("controlnet_") || weights.has_prefix("control_model.") {
-        unsupported(path, "ControlNet")
     } else if any("down_blocks.") && any("up_blocks.") && any("time_embedding") {
         return single_file(path, weights);
     } else if any("decoder.up_blocks.") {
@@ -292,7 +290,7 @@ fn of_name(name: &str) -> &'static Family {
 fn published() -> Vec<(&'static str, UNetConfig)> {
     let sdxl = json!({
         "block_out_channels": [320, 640, 1280], "transformer_layers_per_block": [1, 2, 10],
-        "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20], "cross_attention_dim": 2048, "addition_embed_type": "text_time",
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
         "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
     });
@@ -351,14 +349,61 @@ fn adapter(path: &Path, weights: &Weights) -> Report {
     report
 }
 
+/// A ControlNet with its configuration, or a file of its weights alone.
+fn controlnet(path: &Path, weights: &Weights, config: Option<(&Value, &Path)>) -> Report {
+    let mut report = Report::new(path, "ControlNet");
+    let shape = match config {
+        Some((json, path)) => {
+            let read = ControlNetConfig::from_json(json, path).map_err(crate::model_error);
+            let Some(shape) = report.check(read) else { return report };
+            report.check(ControlNet::load(&shape, weights).map_err(crate::model_error));
+            Some(shape)
+        }
+        // What the shapes do not tell is as in the published model that it fits.
+        None => published().into_iter().find_map(|(_, base)| {
+            let weights = diffusers_names(weights, &base);
+            let shape = ControlNetConfig::of_weights(&weights, &base).ok()?;
+            let fits = shape.fits(&base, base.out_channels);
+            fits.then(|| {
+                report.check(ControlNet::load(&shape, &weights).map_err(crate::model_error));
+                shape
+            })
+        }),
+    };
+    if weights.has_prefix("control_model.") || weights.has_prefix("input_hint_block.") {
+        report.what.push_str(" (original names)");
+    }
+    let Some(shape) = shape else {
+        report
+            .needs
+            .push("the base model that it was made for, which is none of the published families".into());
+        return report;
+    };
+    report.fits.push(family::of(&shape.trunk).name);
+    report.fact("token width", shape.trunk.context_dim());
+    report.fact("pixels per latent", shape.factor());
+    report.fact("reads", if shape.bgr { "blue, green, red" } else { "red, green, blue" });
+    if shape.pooled {
+        report.fact("residuals", "averaged over all pixels");
+    }
+    let widths: Vec<String> = shape.trunk.levels.iter().map(|l| l.width.to_string()).collect();
+    report.needs.push(format!(
+        "a base model with levels of {} channels and tokens {} wide",
+        widths.join(", "),
+        shape.trunk.context_dim()
+    ));
+    report.needs.push("a picture to follow: a map, or one made of a photo with preprocess".to_owned());
+    report
+}
+
 fn component(path: &Path, place: &Place) -> Result<Report, Error> {
     let config = place.join("config.json").json()?;
     let class = config.get("_class_name").and_then(Value::as_str).unwrap_or("");
     let weights = place.component()?;
     let has = |part: &str| weights.keys().any(|k| k.contains(part));
     let config_path = place.join("config.json").path();
-    let mut report = if class == "ControlNetModel" || has("controlnet_") {
-        unsupported(path, "ControlNet")
+    let mut report = if class == "ControlNetModel" || is_controlnet(&weights) {
+        controlnet(path, &weights, Some((&config, &config_path)))
     } else if has("down_blocks.") && has("time_embedding") {
         let mut report = Report::new(path, "UNet");
         unet(&mut report, &config, &config_path, &weights, &Value::Null);

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod checkpoint;
+pub mod control;
 pub mod convert;
 mod decode;
 pub mod denoise;
@@ -140,6 +141,7 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     let tokens = references::encode(plan, &mut |n| observer.event(Event::Notice(n)))?;
     check(observer)?;
     let init = init::encode(plan, &mut |n| observer.event(Event::Notice(n)))?;
+    let maps = control::pictures(plan, &mut |n| observer.event(Event::Notice(n)))?;
     timings.encode_s = start.elapsed().as_secs_f64();
 
     check(observer)?;
@@ -148,10 +150,10 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     let conditioned = {
         let unet = UNet::load(&plan.unet, &loras.component(&plan.model, "unet")?).map_err(model_error)?;
         let injections = references::inject(plan, &unet, &tokens)?;
-        let conditioning = denoise::prepare(plan, &unet, &text.tokens, text.pooled.as_ref(), injections)?;
+        let conditioning = denoise::prepare(plan, &unet, &text, injections, &maps)?;
         (unet, conditioning)
     };
-    drop((text, tokens));
+    drop((text, tokens, maps));
     timings.prepare_s = start.elapsed().as_secs_f64();
 
     observer.event(Event::Stage("denoising"));

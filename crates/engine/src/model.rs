@@ -133,6 +133,14 @@ impl Place {
         }
     }
 
+    /// The weights of a component's folder, or of one file.
+    pub fn component_or_file(&self) -> Result<Weights, Error> {
+        match self {
+            Place::Disk(p) if p.is_file() => self.weights(),
+            _ => self.component(),
+        }
+    }
+
     /// The weights of one file.
     pub fn weights(&self) -> Result<Weights, Error> {
         match self {

@@ -18,11 +18,17 @@ pub fn a1111(request: &Request, model: &str, sampler: &str) -> String {
     add("Seed", request.seed.map(|v| v.to_string()));
     add("Size", request.width.zip(request.height).map(|(w, h)| format!("{w}x{h}")));
     add("Model", Some(model.to_owned()));
+    let vae = request.vae.as_ref().and_then(|v| v.file_name());
+    add("VAE", vae.map(|v| v.to_string_lossy().into_owned()));
     // A1111 counts from the last layer as 1.
     add("Clip skip", request.clip_skip.filter(|n| *n > 0).map(|n| (n + 1).to_string()));
     for (i, l) in request.loras.iter().enumerate() {
         let name = l.file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         add(&format!("LoRA {}", i + 1), Some(format!("{name} x {}", l.weight)));
+    }
+    for (i, c) in request.controls.iter().enumerate() {
+        let name = c.model.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
+        add(&format!("ControlNet {}", i + 1), Some(format!("{name} {} x {}", c.preprocess, c.scale)));
     }
     for (i, r) in request.references.iter().enumerate() {
         let name = r.image.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());

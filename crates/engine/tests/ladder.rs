@@ -1,8 +1,10 @@
 //! The ladder's rungs that belong to the engine: torch's noise, masks over tokens, and what the picture towers see
 //! (`testkit/recipe/ladder.py`).
 
+use instantstyle_engine::control::MAPS;
 use instantstyle_engine::injection::mask_for_tokens;
 use instantstyle_engine::picture::{ClipPreprocess, Filter, Picture, clip_preprocess, resize};
+use instantstyle_engine::request::Control;
 use instantstyle_engine::rng::TorchRng;
 use instantstyle_nets::weights::Weights;
 use testkit::{distance, fixtures, tolerance};
@@ -75,4 +77,52 @@ fn towers_see_what_transformers_makes_of_a_picture() {
         seen += 1;
     }
     assert_eq!(seen, 22);
+}
+
+/// The same pixels as `noise_picture` of the recipe makes.
+fn noise(width: usize, height: usize, most: u64) -> Picture {
+    let mut state = (7 * width + height) as u64;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((state >> 40) % (most + 1)) as u8
+    };
+    Picture::new(width, height, (0..width * height * 3).map(|_| next()).collect()).expect("a picture")
+}
+
+#[test]
+fn control_maps_equal_opencv_and_pillow() {
+    let w = ladder("control-maps");
+    let mut seen = 0;
+    for key in w.keys() {
+        let parts: Vec<&str> = key.split('|').collect();
+        let numbers: Vec<f64> = parts[2..].iter().map(|n| n.parse().expect("a number")).collect();
+        let picture = match parts[1].strip_prefix("noise.") {
+            None => picture(parts[1]),
+            Some(rest) => {
+                let n: Vec<u64> = rest.split('.').map(|n| n.parse().expect("a number")).collect();
+                noise(n[0] as usize, n[1] as usize, n[2])
+            }
+        };
+        let mut control = Control::new("", "");
+        control.preprocess = parts[0].to_owned();
+        match numbers[..] {
+            [low, high] => (control.canny_low, control.canny_high) = (Some(low), Some(high)),
+            [factor] => control.tile_downscale = Some(factor),
+            _ => {}
+        }
+        let map = MAPS.iter().find(|m| m.name == parts[0]).expect("a map");
+        let got = (map.make.expect("made here"))(&picture, &control);
+        let want = w.get(key).expect("a key of its own");
+        let want = want.to_f32();
+        let (step, factor) = match parts[0] {
+            "canny" => (3, 255.0),
+            "lineart" => (3, 1.0),
+            _ => (1, 1.0),
+        };
+        let got: Vec<f32> = got.rgb.iter().step_by(step).map(|v| f32::from(*v) / factor).collect();
+        let different = got.iter().zip(&want).filter(|(g, w)| g != w).count();
+        assert_eq!((got.len(), different), (want.len(), 0), "{key}");
+        seen += 1;
+    }
+    assert_eq!(seen, 95);
 }

@@ -3,6 +3,7 @@
 //! No sampling, no requests, no network. A forward pass never changes a model and never depends on an earlier one.
 
 pub mod clip;
+pub mod controlnet;
 pub mod error;
 pub mod ip_adapter;
 pub mod layers;

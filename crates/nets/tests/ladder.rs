@@ -2,6 +2,7 @@
 
 use instantstyle_nets::Tensor;
 use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
+use instantstyle_nets::controlnet::{ControlNet, ControlNetConfig};
 use instantstyle_nets::ip_adapter::{IpAdapter, Kind};
 use instantstyle_nets::unet::{Added, Branch, Conditions, Injections, UNet, UNetConfig, covers};
 use instantstyle_nets::vae::{Decoder, Encoder, Tiling, VaeConfig};
@@ -196,6 +197,68 @@ fn unet_with_image_tokens_equals_diffusers() {
             };
             check(&format!("{name} {key}"), &forward(&unet, &w, "", &injections), &last(&tensor(&w, key)));
         }
+    }
+}
+
+#[test]
+fn controlnets_equal_diffusers() {
+    let file = |name: &str| fixtures().join("controls").join(name);
+    let base = |name: &str| {
+        let path = model(name).join("unet/config.json");
+        UNetConfig::from_json(&json(&path), &path).expect("a sound configuration")
+    };
+    for (name, unet, folder) in [
+        ("sd15-a", "sd15-a", true),
+        ("sd15-s-small", "sd15-s", true),
+        ("sd15-s-pooled", "sd15-s", true),
+        ("sdxl-a", "sdxl-a", false),
+    ] {
+        let w = ladder(&format!("controlnet-{name}")).expect("a fixture");
+        let base = base(unet);
+        let (config, weights) = if folder {
+            let path = file(name).join("config.json");
+            let config = ControlNetConfig::from_json(&json(&path), &path).expect("a sound configuration");
+            (config, Weights::open_component(file(name)).expect("weights"))
+        } else {
+            let weights = Weights::open(file(&format!("{name}.safetensors"))).expect("weights");
+            (ControlNetConfig::of_weights(&weights, &base).expect("a ControlNet"), weights)
+        };
+        assert!(config.fits(&base, 4), "{name}");
+        // What the shapes tell agrees with the configuration.
+        let told = ControlNetConfig::of_weights(&weights, &base).expect("a ControlNet");
+        assert_eq!((&told.trunk, &told.hint_widths), (&config.trunk, &config.hint_widths), "{name}");
+        let net = ControlNet::load(&config, &weights).expect("a sound model");
+        let hint = net.hint(&last(&tensor(&w, "picture")));
+        check(&format!("{name} hint"), &hint, &last(&tensor(&w, "hint")));
+        let sample = last(&tensor(&w, "sample"));
+        let pooled = w.get("text_embeds").map(|_| tensor(&w, "text_embeds"));
+        let sizes: Vec<[f32; 6]> =
+            w.get("time_ids").map(|t| t.to_f32().as_chunks::<6>().0.to_vec()).unwrap_or_default();
+        let added = pooled.as_ref().map(|pooled| Added { pooled, sizes: &sizes });
+        let times = net.times(&[741.5], sample.dim(0), added.as_ref());
+        let text = net.text(&tensor(&w, "context"));
+        let got = net.forward(&sample, &hint, 0, &times, &text, 0.7);
+        let everywhere = |want: &Tensor, like: &Tensor| {
+            let want = last(want);
+            let pixels = like.dim(1) * like.dim(2);
+            match want.dim(1) * want.dim(2) {
+                1 => {
+                    let rows = want.data().chunks_exact(want.channels());
+                    let all = rows.flat_map(|r| std::iter::repeat_n(r, pixels).flatten().copied()).collect();
+                    Tensor::new(like.shape(), all)
+                }
+                _ => want,
+            }
+        };
+        assert!(w.get(&format!("down.{}", got.down.len())).is_none());
+        for (i, down) in got.down.iter().enumerate() {
+            check(&format!("{name} down {i}"), down, &everywhere(&tensor(&w, &format!("down.{i}")), down));
+        }
+        let mid = got.mid.expect("a whole pass");
+        let values: usize = got.down.iter().chain([&mid]).map(|t| t.data().len()).sum();
+        assert_eq!(config.residual_bytes(2, sample.dim(1), sample.dim(2)), 4 * values as u64, "{name}");
+        check(&format!("{name} mid"), &mid, &everywhere(&tensor(&w, "mid"), &mid));
+        assert_eq!(net.forward_outermost(&sample, &hint, 0.7).down[0], got.down[0], "{name}");
     }
 }
 

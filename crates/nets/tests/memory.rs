@@ -2,6 +2,7 @@
 
 use instantstyle_nets::Tensor;
 use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
+use instantstyle_nets::controlnet::{ControlNet, ControlNetConfig};
 use instantstyle_nets::unet::{Added, Conditions, Injections, UNet, UNetConfig};
 use instantstyle_nets::vae::{Decoder, Encoder, VaeConfig};
 use instantstyle_nets::weights::Weights;
@@ -67,6 +68,12 @@ fn estimates_are_near_what_is_allocated() {
                 peak(|| encoder.forward(&noise([1, h, w, 3]))),
             );
         }
+        let folder = fixtures().join("controls/sd15-s");
+        let path = folder.join("config.json");
+        let config = ControlNetConfig::from_json(&json(path.clone()), &path).expect("a config");
+        let net = ControlNet::load(&config, &Weights::open_component(&folder).expect("weights"));
+        let (net, picture) = (net.expect("a ControlNet"), noise([1, 640, 480, 3]));
+        near("sd15-s hint", config.hint_bytes(640, 480), peak(|| net.hint(&picture)));
         let folder = model("sdxl-a").join("text_encoder_2");
         let config: TextConfig = serde_json::from_value(json(folder.join("config.json"))).expect("a config");
         let tower =

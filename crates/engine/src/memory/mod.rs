@@ -208,7 +208,7 @@ fn pictures(plan: &Plan) -> Result<Stage, Error> {
         }
     }
     if plan.init.is_some() {
-        let weights = plan.model.join("vae").component()?;
+        let weights = plan.vae_place.component_or_file()?;
         let (mapped, own) = weights_bytes(&weights, |key| key.starts_with("encoder."));
         let (height, width) = match plan.tiling() {
             Some(t) => (t.latents() * plan.vae.factor(), t.latents() * plan.vae.factor()),
@@ -228,16 +228,37 @@ fn denoising(plan: &Plan) -> Result<Stage, Error> {
     let rows = if plan.guided() { 2 } else { 1 };
     let (h, w) = latents(plan);
     let (mapped, own) = network(&plan.model.join("unet").component()?, plan.unet.forward_bytes(rows, h, w));
+    let (control_mapped, control_own) = controls(plan, rows)?;
     let tokens: usize =
         plan.references.iter().filter(|r| acts(r)).map(|r| r.shape.tokens.unwrap_or(257)).sum();
     let context = plan.unet.context_bytes(rows, PROMPT + tokens);
     // What stays of the start, and of the sampler between its calls.
     let samples = (8 * h * w * plan.vae.latent_channels * 4) as u64;
-    Ok(most("denoising", [(mapped, own + context + samples + merged_bytes(plan, "unet"))]))
+    let own = own + context + samples + merged_bytes(plan, "unet");
+    Ok(most("denoising", [(mapped + control_mapped, own + control_own)]))
+}
+
+/// The ControlNets that act: their weights, what they keep over the steps, and the residuals, which wait for the UNet.
+fn controls(plan: &Plan, rows: usize) -> Result<(u64, u64), Error> {
+    let (h, w) = latents(plan);
+    let (mut mapped, mut own, mut hint, mut residuals) = (0, 0, 0, 0);
+    for c in plan.controls.iter().filter(|c| c.acts()) {
+        let (in_file, loaded) = network(&c.model.component_or_file()?, 0);
+        mapped += in_file;
+        own += loaded + c.config.trunk.context_bytes(rows, PROMPT);
+        hint = c.config.hint_bytes(plan.height, plan.width).max(hint);
+        // The sum of those before, and its own.
+        residuals =
+            (residuals + c.config.residual_bytes(rows, h, w)).min(2 * c.config.residual_bytes(rows, h, w));
+    }
+    // In bytes, and one at a time as numbers.
+    let maps = ((plan.controls.len() + 4) * plan.width * plan.height * 3) as u64;
+    let maps = if plan.controls.is_empty() { 0 } else { maps };
+    Ok((mapped, own + maps + hint + residuals))
 }
 
 fn decoding(plan: &Plan) -> Result<Stage, Error> {
-    let weights = plan.model.join("vae").component()?;
+    let weights = plan.vae_place.component_or_file()?;
     let (mapped, own) = weights_bytes(&weights, |key| key.starts_with("decoder."));
     let (h, w) = latents(plan);
     let (th, tw) = plan.tiling().map_or((h, w), |t| (t.latents().min(h), t.latents().min(w)));

@@ -1,11 +1,13 @@
 //! What will be done: the request with every default filled in and checked against the models' configurations and
 //! headers. No tensors are read.
 
+mod controls;
 mod init;
 mod names;
 mod places;
 mod references;
 
+pub use controls::PlannedControl;
 pub use init::PlannedInit;
 pub use references::PlannedReference;
 
@@ -18,12 +20,13 @@ use crate::model::{EMBEDDED, Place};
 use crate::model_error;
 use crate::request::{Device, LoraUse, Precision, Request, VaeTiling};
 use crate::sampler::{self, SchedulerConfig};
+use controls::planned_control;
 use init::{check_inpainting, first_step, planned_init};
 use instantstyle_hub::Cache;
 use instantstyle_nets::unet::{Site, UNetConfig, sites};
 use instantstyle_nets::vae::{Tiling, VaeConfig};
 use names::Names;
-use places::{file, model_index, model_name, model_place, with_unet};
+use places::{autoencoder, file, model_index, model_name, model_place, with_unet};
 use references::Context;
 use serde_json::{Value, json};
 use std::ops::Range;
@@ -36,10 +39,12 @@ pub struct Plan {
     pub(crate) index: Value,
     pub(crate) family: &'static Family,
     pub(crate) unet: UNetConfig,
+    pub(crate) vae_place: Place,
     pub(crate) vae: VaeConfig,
     pub(crate) scheduler: SchedulerConfig,
     pub(crate) sites: Vec<Site>,
     pub(crate) init: Option<PlannedInit>,
+    pub(crate) controls: Vec<PlannedControl>,
     pub(crate) loras: Vec<PlannedLora>,
     pub(crate) references: Vec<PlannedReference>,
     pub(crate) width: usize,
@@ -95,13 +100,8 @@ impl Plan {
         let defaults = card.get("defaults").cloned().unwrap_or(Value::Null);
         let unet_place = model.join("unet").join("config.json");
         let unet = UNetConfig::from_json(&unet_place.json()?, &unet_place.path()).map_err(model_error)?;
-        if matches!(model, Place::Checkpoint(..)) && !model.join("vae").exists() {
-            return Err(
-                model.error("holds no autoencoder (first_stage_model.*): give one with the field vae")
-            );
-        }
-        let vae: VaeConfig = model.join("vae").join("config.json").config()?;
         let family = family::of(&unet);
+        let (vae_place, vae) = autoencoder(request, &model, family)?;
         for name in family.components {
             if !model.join(name).exists() {
                 return Err(model.error(match &model {
@@ -182,6 +182,10 @@ impl Plan {
         if let (Some(filled), Some(init)) = (&mut resolved.init, &init) {
             filled.strength = Some(init.strength);
         }
+        let mut controls = Vec::new();
+        for (i, control) in resolved.controls.iter_mut().enumerate() {
+            controls.push(planned_control(&format!("controls[{i}]"), control, &unet, &vae, calls)?);
+        }
         let planned_lora = |(i, used): (usize, &LoraUse)| {
             let field = format!("loras[{i}]");
             let place = file(&field, "file", &used.file)?;
@@ -209,10 +213,12 @@ impl Plan {
             index,
             family,
             unet,
+            vae_place,
             vae,
             scheduler,
             sites,
             init,
+            controls,
             loras,
             references,
             first_call,
@@ -309,6 +315,11 @@ impl Plan {
                 })
             })
             .collect();
+        let controls: Vec<Value> = self
+            .controls
+            .iter()
+            .map(|c| json!({ "model": c.model.path(), "model_calls": [c.calls.start, c.calls.end] }))
+            .collect();
         let loras: Vec<Value> = self
             .loras
             .iter()
@@ -323,6 +334,7 @@ impl Plan {
             "deep_cache": self.deep_cache(),
             "guided_calls": if self.guided() { json!([self.guided_calls.start, self.guided_calls.end]) } else { json!([0, 0]) },
             "latents": [self.vae.latent_channels, self.height / self.vae.factor(), self.width / self.vae.factor()],
+            "controls": controls,
             "loras": loras,
             "references": references,
         })
@@ -361,6 +373,17 @@ impl std::fmt::Display for Plan {
         if let Some(init) = &self.init {
             let verb = if init.mask.is_some() { "repaints a part of" } else { "starts from" };
             writeln!(f, "init       {verb} {}, strength {}", init.image.path().display(), init.strength)?;
+        }
+        if self.request.vae.is_some() {
+            writeln!(f, "vae        {}", self.vae_place.path().display())?;
+        }
+        for (c, asked) in self.controls.iter().zip(&self.request.controls) {
+            let map = if asked.preprocess == "none" { "" } else { &format!("{} of ", asked.preprocess) };
+            let (image, model) = (c.image.path(), c.model.path());
+            writeln!(f, "control    {} x {}, follows {map}{}", model.display(), c.scale, image.display())?;
+            if c.calls != (0..self.calls) {
+                writeln!(f, "           calls {} to {} of {}", c.calls.start + 1, c.calls.end, self.calls)?;
+            }
         }
         for l in &self.loras {
             let only = l.only.map_or_else(String::new, |only| format!(", only {only}"));

@@ -29,6 +29,9 @@ impl<'a> Names<'a> {
                 *model = path.to_string_lossy().into_owned();
             }
         }
+        for (i, control) in request.controls.iter_mut().enumerate() {
+            self.put(&format!("controls[{i}].model"), &mut control.model, Kind::ControlNet)?;
+        }
         // A named one of weight 0 is not asked for, be it here or not.
         request.loras.retain(|l| l.weight != 0.0 || named(&l.file).is_none());
         for (i, lora) in request.loras.iter_mut().enumerate() {
@@ -109,7 +112,9 @@ impl<'a> Names<'a> {
         let references = request.references.iter_mut().flat_map(|r| {
             [r.adapter.as_mut(), r.image_encoder.as_mut(), r.text_encoder.as_mut()].into_iter().flatten()
         });
-        for path in references.chain(request.loras.iter_mut().map(|l| &mut l.file)) {
+        let loras = request.loras.iter_mut().map(|l| &mut l.file);
+        let controls = request.controls.iter_mut().map(|c| &mut c.model);
+        for path in references.chain(loras).chain(controls) {
             if let Some(name) = self.name(path) {
                 *path = PathBuf::from(name);
             }

@@ -1,10 +1,12 @@
 //! From paths of a request to files and folders that are there.
 
-use crate::checkpoint::Holds;
+use crate::checkpoint::{Checkpoint, Holds};
 use crate::error::Error;
+use crate::family::Family;
 use crate::model::{EMBEDDED, Place};
 use crate::request::Request;
 use instantstyle_nets::unet::UNetConfig;
+use instantstyle_nets::vae::VaeConfig;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -124,4 +126,79 @@ pub(super) fn model_index(model: &Place) -> Result<Value, Error> {
         ));
     }
     place.json()
+}
+
+/// The autoencoder, the request's or the model's own, and its configuration.
+pub(super) fn autoencoder(
+    request: &Request,
+    model: &Place,
+    family: &Family,
+) -> Result<(Place, VaeConfig), Error> {
+    let configuration = |place: &Place| place.join("config.json").config::<VaeConfig>();
+    let own = model.join("vae");
+    let Some(path) = &request.vae else {
+        if !matches!(model, Place::Disk(_) | Place::Embedded(_)) && !own.exists() {
+            return Err(
+                model.error("holds no autoencoder (first_stage_model.*): give one with the field vae")
+            );
+        }
+        let config = configuration(&own)?;
+        return Ok((own, config));
+    };
+    let place = Place::Disk(path.clone());
+    let none = || {
+        place.error(
+            "holds no autoencoder: vae must be a Diffusers folder with config.json and weights, or a file of weights",
+        )
+    };
+    if !place.exists() {
+        return Err(Error::file(path, "there is no such file or folder (vae)"));
+    }
+    if path.is_dir() {
+        // A whole model's folder stands for its autoencoder.
+        let inside = [place.join("vae"), place.clone()];
+        let folder = inside.into_iter().find(|p| is_autoencoder(&p.join("config.json"))).ok_or_else(none)?;
+        let config = configuration(&folder)?;
+        return Ok((folder, config));
+    }
+    let weights = place.weights()?;
+    // What a file does not tell is as in the model's own.
+    let usual = if own.join("config.json").exists() { Some(configuration(&own)?) } else { None };
+    if weights.has_prefix("decoder.up_blocks.") {
+        let beside = path.parent().map(|folder| Place::Disk(folder.to_owned()));
+        let beside = beside.filter(|b| is_autoencoder(&b.join("config.json")));
+        let config = match (beside, usual) {
+            (Some(folder), _) => configuration(&folder)?,
+            (None, Some(usual)) => usual,
+            (None, None) => {
+                return Err(
+                    place.error("needs its config.json beside it: the model has no autoencoder of its own")
+                );
+            }
+        };
+        return Ok((place, config));
+    }
+    let file = Checkpoint::of(weights, path).map_err(|_| none())?;
+    let alone = file.holds() == Holds::Vae;
+    let whole = Place::Checkpoint(Arc::new(file), String::new());
+    let part = if alone { whole } else { whole.join("vae") };
+    if !part.join("config.json").exists() {
+        return Err(none());
+    }
+    let mut config = configuration(&part)?;
+    if alone {
+        config.scaling_factor =
+            usual.as_ref().map_or(family.original.scaling_factor, |usual| usual.scaling_factor);
+        config.norm_num_groups = usual.map_or(config.norm_num_groups, |usual| usual.norm_num_groups);
+    }
+    Ok((part, config))
+}
+
+/// True for a configuration of an autoencoder; old ones do not name their class.
+fn is_autoencoder(config: &Place) -> bool {
+    let Ok(json) = config.json() else { return false };
+    match json["_class_name"].as_str() {
+        Some(class) => class == "AutoencoderKL",
+        None => json["latent_channels"].is_u64(),
+    }
 }

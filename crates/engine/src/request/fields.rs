@@ -1,6 +1,7 @@
 //! The fields of a request, once: the parser, the flags and their help, the schema and the docs read these tables.
 
 use super::{LORA_BLOCKS, PRECISIONS, PRESETS, VAE_TILINGS};
+use crate::control::MAPS;
 use crate::family::fast_names;
 use crate::sampler::{SAMPLERS, SCHEDULES};
 use serde_json::{Value, json};
@@ -65,8 +66,18 @@ pub static REFERENCES: List = List {
 pub static LORAS: List =
     List { name: "loras", one: "a LoRA", opening: "lora", prefix: "lora-", most: 32, fields: LORA };
 
+/// The ControlNets.
+pub static CONTROLS: List = List {
+    name: "controls",
+    one: "a ControlNet",
+    opening: "control",
+    prefix: "control-",
+    most: 16,
+    fields: CONTROL,
+};
+
 /// All lists of a request.
-pub static LISTS: [&List; 2] = [&LORAS, &REFERENCES];
+pub static LISTS: [&List; 3] = [&CONTROLS, &LORAS, &REFERENCES];
 
 /// One field.
 pub struct Field {
@@ -88,6 +99,8 @@ pub const MAX_TEXT_BYTES: usize = 100_000;
 pub const MAX_BLOCKS: usize = 1024;
 /// Longest side, in pixels.
 const MAX_SIDE: u64 = 16_384;
+/// Largest sum of a Sobel gradient's two sides over 8-bit values: 4 · 255 each.
+const MAX_GRADIENT: f64 = 2040.0;
 /// Weights are factors near 1; beyond this it is a slip.
 pub const MAX_WEIGHT: f64 = 10.0;
 
@@ -140,6 +153,13 @@ pub const REQUEST: &[Field] = &[
         "the model's own",
         "Another UNet in its place, e.g. a quantised one: GGUF or safetensors file, or folder",
         "sdxl-q8_0.gguf",
+    ),
+    field(
+        "vae",
+        Kind::Path,
+        "the model's own",
+        "Another autoencoder: its Diffusers folder, or a file of its weights",
+        "sdxl-vae-fp16-fix",
     ),
     field(
         "width",
@@ -233,6 +253,13 @@ pub const REQUEST: &[Field] = &[
         "",
     ),
     field(
+        "controls",
+        Kind::List(&CONTROLS),
+        "none",
+        "ControlNets, each with the picture that it follows",
+        "",
+    ),
+    field(
         "loras",
         Kind::List(&LORAS),
         "none",
@@ -240,6 +267,66 @@ pub const REQUEST: &[Field] = &[
         "",
     ),
     field("references", Kind::List(&REFERENCES), "none", "The style pictures and how each is used", ""),
+];
+
+fn maps() -> Vec<(&'static str, &'static str)> {
+    MAPS.iter().map(|m| (m.name, m.about)).collect()
+}
+
+/// Fields of one ControlNet.
+pub const CONTROL: &[Field] = &[
+    field(
+        "model",
+        Kind::Path,
+        "",
+        "ControlNet made for the model: its Diffusers folder, a file of its weights (diffusers' or original names), or its name \
+         in instantstyle pull --list",
+        "controlnet-canny-sdxl",
+    ),
+    field(
+        "image",
+        Kind::Path,
+        "",
+        "Picture that the ControlNet follows, resized to width x height",
+        "photo.png",
+    ),
+    field(
+        "preprocess",
+        Kind::Choice(maps),
+        "none",
+        "Map to make of the picture: none, canny, lineart or tile (depth and pose need a map made elsewhere)",
+        "canny",
+    ),
+    field("scale", Kind::Number(0.0, MAX_WEIGHT), "1", "Strength of the ControlNet", "0.6"),
+    field(
+        "start",
+        Kind::Number(0.0, 1.0),
+        "0",
+        "Start of the ControlNet's window, as a part of the sampling",
+        "0.1",
+    ),
+    field("end", Kind::Number(0.0, 1.0), "1", "End of the window", "0.8"),
+    field(
+        "canny_low",
+        Kind::Number(0.0, MAX_GRADIENT),
+        "50",
+        "For canny: gradient from which a pixel may go on an edge",
+        "100",
+    ),
+    field(
+        "canny_high",
+        Kind::Number(0.0, MAX_GRADIENT),
+        "200",
+        "For canny: gradient above which a pixel begins an edge",
+        "200",
+    ),
+    field(
+        "tile_downscale",
+        Kind::Number(1.0, 64.0),
+        "1: the picture as it is",
+        "For tile: how many times smaller the picture is made, and enlarged again, so that detail is lost",
+        "4",
+    ),
 ];
 
 fn lora_blocks() -> Vec<(&'static str, &'static str)> {

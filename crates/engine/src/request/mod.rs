@@ -217,6 +217,49 @@ pub struct LoraUse {
     pub blocks: LoraBlocks,
 }
 
+/// A ControlNet and the picture that it follows.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Control {
+    /// The ControlNet's folder or file.
+    pub model: PathBuf,
+    /// The picture; resized to the request's size.
+    pub image: PathBuf,
+    /// The map that is made of it, by its name in [`MAPS`](crate::control::MAPS).
+    pub preprocess: String,
+    /// Strength.
+    pub scale: f64,
+    /// Start of the window, as a part of the sampling.
+    pub start: f64,
+    /// End of the window.
+    pub end: f64,
+    /// For canny: the lower threshold of the gradient.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canny_low: Option<f64>,
+    /// For canny: the upper threshold of the gradient.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canny_high: Option<f64>,
+    /// For tile: how many times smaller the picture is made before it is enlarged again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tile_downscale: Option<f64>,
+}
+
+impl Control {
+    /// A ControlNet with the defaults: the picture as it is, scale 1, the whole time.
+    pub fn new(model: impl Into<PathBuf>, image: impl Into<PathBuf>) -> Self {
+        Control {
+            model: model.into(),
+            image: image.into(),
+            preprocess: crate::control::MAPS[0].name.to_owned(),
+            scale: 1.0,
+            start: 0.0,
+            end: 1.0,
+            canny_low: None,
+            canny_high: None,
+            tile_downscale: None,
+        }
+    }
+}
+
 /// A request.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Request {
@@ -226,6 +269,9 @@ pub struct Request {
     /// Another UNet in the model's place: folder or file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unet: Option<PathBuf>,
+    /// Folder or file of another autoencoder than the model's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vae: Option<PathBuf>,
     /// Number format.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub precision: Option<Precision>,
@@ -285,6 +331,9 @@ pub struct Request {
     /// The picture to start from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init: Option<Init>,
+    /// ControlNets.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub controls: Vec<Control>,
     /// Changes of the model's weights.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraUse>,

@@ -1,13 +1,15 @@
 //! From hostile JSON to a [`Request`]: every fault names its field and what is allowed.
 
 use super::fields::{
-    Field, INIT, Kind, LORAS, List, MAX_BLOCKS, MAX_TEXT_BYTES, MAX_WEIGHT, REFERENCES, REQUEST, SUBTRACT,
+    CONTROLS, Field, INIT, Kind, LORAS, List, MAX_BLOCKS, MAX_TEXT_BYTES, MAX_WEIGHT, REFERENCES, REQUEST,
+    SUBTRACT,
 };
 use super::json::{Json, short};
 use super::{
-    Device, Init, Inject, LORA_BLOCKS, LoraUse, PRECISIONS, PRESETS, Reference, Request, Subtract,
+    Control, Device, Init, Inject, LORA_BLOCKS, LoraUse, PRECISIONS, PRESETS, Reference, Request, Subtract,
     VAE_TILINGS,
 };
+use crate::control::CANNY;
 use crate::error::Error;
 use crate::sampler;
 use std::path::{Path, PathBuf};
@@ -158,6 +160,7 @@ fn refused(field: &Field, value: &Json) -> Option<String> {
 
 pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
     let mut f = Fields::new("", Json::parse(text)?, "a request", REQUEST)?;
+    let controls = f.list(&CONTROLS, |f| control(f, base))?;
     let loras = f.list(&LORAS, |f| lora(f, base))?;
     let references = f.list(&REFERENCES, |f| reference(f, base))?;
     let init = f.take("init").map(|json| init(json, base)).transpose()?;
@@ -165,6 +168,7 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
     let request = Request {
         model: f.path("model", base)?.map(|p| p.to_string_lossy().into_owned()),
         unet: f.path("unet", base)?,
+        vae: f.path("vae", base)?,
         precision: f.text("precision").and_then(|t| PRECISIONS.iter().find(|p| p.0 == t)).map(|p| p.1),
         device: f.text("device").and_then(|t| device(&t)),
         prompt: f.text("prompt").unwrap_or_default(),
@@ -185,6 +189,7 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
         fast: f.text("fast"),
         vae_tiling: f.text("vae_tiling").and_then(|t| VAE_TILINGS.iter().find(|v| v.0 == t)).map(|v| v.1),
         init,
+        controls,
         loras,
         references,
     };
@@ -222,6 +227,46 @@ fn init(json: Json, base: &Path) -> Result<Init, Error> {
     Ok(init)
 }
 
+fn control(mut f: Fields, base: &Path) -> Result<Control, Error> {
+    let model = f.path("model", base)?.unwrap_or_default();
+    let mut control = Control::new(model, f.path("image", base)?.unwrap_or_default());
+    control.preprocess = f.text("preprocess").unwrap_or(control.preprocess);
+    control.scale = f.number("scale").unwrap_or(control.scale);
+    control.start = f.number("start").unwrap_or(control.start);
+    control.end = f.number("end").unwrap_or(control.end);
+    control.canny_low = f.number("canny_low");
+    control.canny_high = f.number("canny_high");
+    control.tile_downscale = f.number("tile_downscale");
+    in_order(&f, control.start, control.end)?;
+    let settings = [
+        ("canny_low", control.canny_low, "canny"),
+        ("canny_high", control.canny_high, "canny"),
+        ("tile_downscale", control.tile_downscale, "tile"),
+    ];
+    for (name, value, map) in settings {
+        if value.is_some() && control.preprocess != map {
+            let message = format!("needs preprocess {map}, but that is {}", control.preprocess);
+            return Err(Error::request(f.at(name), message));
+        }
+    }
+    let (low, high) = (control.canny_low.unwrap_or(CANNY.0), control.canny_high.unwrap_or(CANNY.1));
+    if low > high {
+        return Err(Error::request(
+            f.at("canny_low"),
+            format!("is {low}, above canny_high, which is {high}"),
+        ));
+    }
+    Ok(control)
+}
+
+/// A window that ends after it starts.
+fn in_order(f: &Fields, start: f64, end: f64) -> Result<(), Error> {
+    if start > end {
+        return Err(Error::request(f.at("start"), format!("is {start}, after end, which is {end}")));
+    }
+    Ok(())
+}
+
 fn lora(mut f: Fields, base: &Path) -> Result<LoraUse, Error> {
     let blocks = f.text("blocks").and_then(|t| LORA_BLOCKS.iter().find(|b| b.0 == t));
     Ok(LoraUse {
@@ -240,9 +285,7 @@ fn reference(mut f: Fields, base: &Path) -> Result<Reference, Error> {
     r.weight = f.number("weight").unwrap_or(r.weight);
     r.start = f.number("start").unwrap_or(r.start);
     r.end = f.number("end").unwrap_or(r.end);
-    if r.start > r.end {
-        return Err(Error::request(f.at("start"), format!("is {}, after end, which is {}", r.start, r.end)));
-    }
+    in_order(&f, r.start, r.end)?;
     match f.take("inject") {
         Some(Json::Text(t)) => r.inject = preset(&t).unwrap_or(r.inject),
         Some(Json::Object(map)) => r.inject = Inject::Blocks(blocks(&f.at("inject"), map)?),

@@ -30,6 +30,8 @@ fn a_whole_request_survives_the_round_trip() {
     let text = r#"{"model":"m","unet":"u","precision":"f32","device":"cpu","prompt":"a cat","negative_prompt":"","width":64,
         "height":48,"count":2,"seed":9,"steps":4,"guidance":5.0,"guidance_rescale":0.1,"clip_skip":1,"sampler":"euler",
         "init":{"image":"i","strength":1,"mask":"m","blend_px":1},
+        "vae":"v",
+        "controls":[{"model":"c","image":"e.png","preprocess":"tile","scale":0.5,"start":0.1,"end":0.2,"tile_downscale":4}],
         "loras":[{"file":"f","weight":1,"blocks":"style"}],
         "references":[{"image":"s.png","adapter":"/a.bin","inject":{"up_blocks.0.attentions.1":1.0,"mid_block":0.2},
         "weight":0.5,"subtract":{"text":"a rabbit","scale":0.5},"mask":"m.png","start":0.1,"end":0.9}]}"#;
@@ -62,6 +64,38 @@ fn faults_name_the_field_and_what_is_allowed() {
         (r#"{"vae_tiling":"yes"}"#, "vae_tiling", "auto, on, off"),
         (r#"{"references":[{}]}"#, "references[0].image", "missing"),
         (r#"{"loras":[{"weight":1}]}"#, "loras[0].file", "missing"),
+        (r#"{"controls":[{"model":"m"}]}"#, "controls[0].image", "missing"),
+        (r#"{"controls":[{"image":"i"}]}"#, "controls[0].model", "missing"),
+        (r#"{"controls":[{"model":"m","image":"i","scale":-1}]}"#, "controls[0].scale", "0 to 10"),
+        (r#"{"controls":[{"model":"m","image":"i","scale":"NaN"}]}"#, "controls[0].scale", "0 to 10"),
+        (
+            r#"{"controls":[{"model":"m","image":"i","scale":NaN}]}"#,
+            "request",
+            "NaN and Infinity are not JSON",
+        ),
+        (r#"{"controls":[{"model":"m","image":"i","scale":1e999}]}"#, "request", "JSON"),
+        (
+            r#"{"controls":[{"model":"m","image":"i","start":0.9,"end":0.1}]}"#,
+            "controls[0].start",
+            "after end",
+        ),
+        (
+            r#"{"controls":[{"model":"m","image":"i","preprocess":"cany"}]}"#,
+            "controls[0].preprocess",
+            "did you mean canny",
+        ),
+        (r#"{"controls":[{"model":"m","image":"i","mask":"i"}]}"#, "controls[0].mask", "its fields are"),
+        (
+            r#"{"controls":[{"model":"m","image":"i","canny_low":1}]}"#,
+            "controls[0].canny_low",
+            "needs preprocess canny",
+        ),
+        (
+            r#"{"controls":[{"model":"m","image":"i","preprocess":"canny","canny_low":300}]}"#,
+            "controls[0].canny_low",
+            "above canny_high",
+        ),
+        (r#"{"vae":""}"#, "vae", "a path"),
         (r#"{"loras":[{"file":"a","blocks":"styles"}]}"#, "loras[0].blocks", "did you mean style"),
         (r#"{"references":[{"image":"a","inject":"styl"}]}"#, "references[0].inject", "style+layout"),
         (
@@ -182,6 +216,8 @@ fn the_tables_are_complete() {
         "schedule":"karras","fast":"lcm",
         "vae_tiling":"on",
         "init":{"image":"i","strength":1,"mask":"m","blend_px":1},
+        "vae":"v",
+        "controls":[{"model":"m","image":"i","preprocess":"canny","scale":1,"start":0,"end":1,"canny_low":50,"canny_high":200}],
         "loras":[{"file":"f","weight":1,"blocks":"style"}],
         "references":[{"image":"i","adapter":"a","image_encoder":"e","text_encoder":"t","inject":"all","weight":1,
         "subtract":{"text":"s","scale":1},"mask":"m","start":0,"end":1}]}"#;
@@ -194,6 +230,10 @@ fn the_tables_are_complete() {
     assert_eq!(keys(&stored), names(fields::REQUEST));
     assert_eq!(keys(&stored["init"]), names(fields::INIT));
     assert_eq!(keys(&stored["loras"][0]), names(fields::LORA));
+    let mut control = keys(&stored["controls"][0]);
+    // Belongs to another map than the canny of this request.
+    control.insert("tile_downscale".into());
+    assert_eq!(control, names(fields::CONTROL));
     assert_eq!(keys(&stored["references"][0]), names(fields::REFERENCE));
     assert_eq!(keys(&stored["references"][0]["subtract"]), names(fields::SUBTRACT));
     assert_eq!(keys(&fields::schema()["properties"]), names(fields::REQUEST));

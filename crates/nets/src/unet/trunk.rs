@@ -94,8 +94,8 @@ impl Times {
 pub struct Residuals {
     /// One for each skip connection, in the order in which they come up on the way down.
     pub down: Vec<Tensor>,
-    /// For the middle.
-    pub mid: Tensor,
+    /// For the middle; None where only the outermost skip connection is wanted.
+    pub mid: Option<Tensor>,
 }
 
 impl Residuals {
@@ -106,7 +106,7 @@ impl Residuals {
     pub fn plus(mut self, other: &Residuals) -> Self {
         assert_eq!(self.down.len(), other.down.len());
         self.down.iter_mut().zip(&other.down).for_each(|(a, b)| add(a, b));
-        add(&mut self.mid, &other.mid);
+        self.mid.iter_mut().zip(&other.mid).for_each(|(a, b)| add(a, b));
         self
     }
 
@@ -118,7 +118,7 @@ impl Residuals {
     pub(super) fn add_to(&self, skips: &mut [Tensor], mid: &mut Tensor) {
         assert_eq!(self.down.len(), skips.len());
         skips.iter_mut().zip(&self.down).for_each(|(skip, r)| add(skip, r));
-        add(mid, &self.mid);
+        add(mid, self.mid.as_ref().expect("of a whole pass"));
     }
 }
 

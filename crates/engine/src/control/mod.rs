@@ -1,0 +1,155 @@
+//! ControlNets of a request: the maps that they see, and what they add to the UNet at each call.
+
+mod canny;
+mod lines;
+mod maps;
+
+pub(crate) use maps::{CANNY, map_of};
+pub use maps::{MAPS, Map};
+
+use crate::error::Error;
+use crate::init::fitted;
+use crate::model::Place;
+use crate::model_error;
+use crate::picture::Picture;
+use crate::plan::{Plan, PlannedControl};
+use instantstyle_nets::Tensor;
+use instantstyle_nets::controlnet::{ControlNet, ControlNetConfig, diffusers_names};
+use instantstyle_nets::unet::{Added, Residuals, TextContext, Times, UNetConfig};
+use instantstyle_nets::weights::Weights;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// The maps that a plan's ControlNets see, in the order of the request.
+///
+/// # Errors
+/// If a picture cannot be read.
+pub fn maps(plan: &Plan) -> Result<Vec<Picture>, Error> {
+    pictures(plan, &mut |_| {})
+}
+
+pub(crate) fn pictures(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Vec<Picture>, Error> {
+    let one = |(i, c): (usize, &PlannedControl)| {
+        let picture = fitted(&format!("controls[{i}].image"), &c.image, plan.width, plan.height, notice)?;
+        Ok((c.map)(&picture, &plan.request().controls[i]))
+    };
+    plan.controls.iter().enumerate().map(one).collect()
+}
+
+/// The tensors of a ControlNet in diffusers' names.
+pub(crate) fn weights(place: &Place, base: &UNetConfig) -> Result<Weights, Error> {
+    Ok(diffusers_names(&place.component_or_file()?, base))
+}
+
+/// A ControlNet that acts, with all that stays the same over the steps.
+pub struct Active {
+    net: Arc<ControlNet>,
+    hint: Arc<Tensor>,
+    text: TextContext,
+    times: Times,
+    scale: f32,
+    calls: Range<usize>,
+    /// Whether it sees the prompt's row alone, as diffusers does with pooled conditions.
+    alone: bool,
+}
+
+impl Active {
+    /// For row `i` of the batch alone.
+    pub(crate) fn row(&self, i: usize) -> Self {
+        let i = if self.alone { 0 } else { i };
+        Active {
+            net: self.net.clone(),
+            hint: self.hint.clone(),
+            text: self.text.row(i),
+            times: self.times.row(i),
+            calls: self.calls.clone(),
+            ..*self
+        }
+    }
+}
+
+/// What the text towers give, and when.
+pub(crate) struct Inputs<'a> {
+    /// [rows, tokens, width].
+    pub tokens: &'a Tensor,
+    /// [rows, width].
+    pub pooled: Option<&'a Tensor>,
+    /// SDXL's sizes.
+    pub sizes: [f32; 6],
+    /// Of the calls that are made.
+    pub timesteps: &'a [f64],
+}
+
+/// Loads the ControlNets that do anything.
+pub(crate) fn prepare(plan: &Plan, pictures: &[Picture], inputs: &Inputs) -> Result<Vec<Active>, Error> {
+    let one = |(c, picture): (&PlannedControl, &Picture)| {
+        let net = ControlNet::load(&c.config, &weights(&c.model, &plan.unet)?).map_err(model_error)?;
+        let values = picture.rgb.iter().map(|v| f32::from(*v) / 255.0).collect();
+        let hint = net.hint(&Tensor::new([1, picture.height, picture.width, 3], values));
+        let alone = c.config.pooled && inputs.tokens.dim(0) > 1;
+        let last = |x: &Tensor| if alone { x.row(x.dim(0) - 1) } else { x.clone() };
+        let (tokens, pooled) = (last(inputs.tokens), inputs.pooled.map(last));
+        let rows = tokens.dim(0);
+        let sizes = vec![inputs.sizes; rows];
+        let added = pooled.as_ref().map(|pooled| Added { pooled, sizes: &sizes });
+        Ok(Active {
+            hint: Arc::new(hint),
+            text: net.text(&tokens),
+            times: net.times(inputs.timesteps, rows, added.as_ref()),
+            scale: c.scale as f32,
+            calls: c.calls.clone(),
+            alone,
+            net: Arc::new(net),
+        })
+    };
+    plan.controls.iter().zip(pictures).filter(|(c, _)| c.acts()).map(one).collect()
+}
+
+/// What all ControlNets add at call `call`, for latents [1, h, w, channels] in `rows` rows; to the outermost skip
+/// connection alone where the call is `shallow`. None where no ControlNet acts.
+pub(crate) fn residuals(
+    active: &[Active],
+    latents: &Tensor,
+    rows: usize,
+    call: usize,
+    shallow: bool,
+) -> Option<Residuals> {
+    let of = |a: &Active| {
+        let n = if a.alone { 1 } else { rows };
+        let batch = Tensor::stack(&vec![latents; n]);
+        let mut added = match shallow {
+            true => a.net.forward_outermost(&batch, &a.hint, a.scale),
+            false => a.net.forward(&batch, &a.hint, call, &a.times, &a.text, a.scale),
+        };
+        if n < rows {
+            // Nothing for the negative prompt's row.
+            for x in added.down.iter_mut().chain(&mut added.mid) {
+                *x = Tensor::stack(&[&Tensor::zeros(x.shape()), x]);
+            }
+        }
+        added
+    };
+    active.iter().filter(|a| a.calls.contains(&call)).map(of).reduce(|sum, next| sum.plus(&next))
+}
+
+/// A UNet's or ControlNet's shape in a few words.
+fn shape(c: &UNetConfig) -> String {
+    let widths: Vec<String> = c.levels.iter().map(|l| l.width.to_string()).collect();
+    format!("levels of {} channels and tokens {} wide", widths.join(", "), c.context_dim())
+}
+
+/// Why a ControlNet does not go with a UNet, if it does not.
+pub(crate) fn misfit(config: &ControlNetConfig, unet: &UNetConfig, channels: usize) -> Option<String> {
+    if config.fits(unet, channels) {
+        return None;
+    }
+    let title = |c: &UNetConfig| crate::family::of(c).title;
+    let own = &config.trunk;
+    Some(format!(
+        "is a ControlNet for {} with {}, but this {} model has {}; use a ControlNet made for it",
+        title(own),
+        shape(own),
+        title(unet),
+        shape(unet)
+    ))
+}
