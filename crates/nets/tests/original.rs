@@ -1,6 +1,7 @@
 //! Original names against diffusers' own conversion (`testkit/recipe/names.py`): every tensor of every part.
 
 use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
+use instantstyle_nets::controlnet::diffusers_names;
 use instantstyle_nets::ip_adapter::{AdapterShape, published_names};
 use instantstyle_nets::original::{self, Heads, Part, UNetFacts, VaeNames, to_open_clip_text};
 use instantstyle_nets::unet::{LdmNames, UNetConfig};
@@ -185,5 +186,18 @@ fn adapters_of_training_have_published_names() {
         same(&published_names(&saved), &published);
         same(&published_names(&published), &published);
         assert_eq!(AdapterShape::of(&saved).unwrap(), AdapterShape::of(&published).unwrap());
+    }
+}
+
+/// ControlNets in the names of their first publication, as diffusers converts them.
+#[test]
+fn controlnets_have_diffusers_names() {
+    let names = names("sd15-controlnet");
+    let path = testkit::fixtures().join("names/sd15.json");
+    let saved: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let base = UNetConfig::from_json(&saved["unet"], Path::new("config.json")).unwrap();
+    for prefix in ["control_model.", ""] {
+        let found = diffusers_names(&weights(&in_original(&names, prefix)), &base);
+        same(&found, &weights(&in_diffusers(&names, "")));
     }
 }
