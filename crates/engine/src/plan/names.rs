@@ -191,10 +191,16 @@ mod tests {
 
     #[test]
     fn names_stand_for_what_was_pulled_and_come_back_with_their_commit() {
-        let (_folder, cache) =
-            cache(&["sdxl-base", "ip-adapter-sdxl", "image-encoder-bigg", "lcm-lora-sdxl"]);
+        let (_folder, cache) = cache(&[
+            "sdxl-base",
+            "ip-adapter-sdxl",
+            "image-encoder-bigg",
+            "lcm-lora-sdxl",
+            "controlnet-canny-sdxl",
+        ]);
         let mut r = request(
             r#"{"model": "sdxl-base", "loras": [{"file": "lcm-lora-sdxl"}, {"file": "other.safetensors"}],
+                "controls": [{"model": "controlnet-canny-sdxl", "image": "edges.png"}],
                 "references": [{"image": "x.png", "adapter": "ip-adapter-sdxl", "subtract": {"text": "a cat"}}]}"#,
         );
         let mut names = Names::new(&cache);
@@ -214,6 +220,7 @@ mod tests {
         );
         assert_eq!(reference.text_encoder, None, "bigG's tower is in the model");
         assert_eq!(r.loras[1].file, Path::new("/no/such/folder/other.safetensors"));
+        assert_eq!(r.controls[0].model, cache.snapshot("diffusers/controlnet-canny-sdxl-1.0", COMMIT));
         names.restore(&mut r);
         assert_eq!(r.model, Some(format!("sdxl-base@{COMMIT}")));
         assert_eq!(
@@ -221,6 +228,7 @@ mod tests {
             Some(PathBuf::from(format!("image-encoder-bigg@{COMMIT}")))
         );
         assert_eq!(r.loras[0].file, PathBuf::from(format!("lcm-lora-sdxl@{COMMIT}")));
+        assert_eq!(r.controls[0].model, PathBuf::from(format!("controlnet-canny-sdxl@{COMMIT}")));
         // What is stored resolves again.
         let stored = serde_json::to_string(&r).expect("JSON");
         Names::new(&cache).resolve(&mut request(&stored)).expect("the same files");
@@ -245,6 +253,11 @@ mod tests {
                 "pull text-encoder-vit-h",
             ),
             (r#"{"model": "lcm-lora-sdxl"}"#, 2, "the name of a LoRA, expected a model"),
+            (
+                r#"{"controls": [{"model": "controlnet-canny-sd15", "image": "x"}]}"#,
+                3,
+                "instantstyle pull controlnet-canny-sd15",
+            ),
             (r#"{"model": "sdxl-bas"}"#, 3, "did you mean the name sdxl-base"),
         ] {
             let e = fails(json);
