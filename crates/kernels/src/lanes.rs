@@ -28,6 +28,13 @@ pub(crate) trait Lanes: Copy {
     /// [`Self::WIDTH`] values must be writable.
     unsafe fn store(self, p: *mut f32);
 
+    /// The same value in each lane. Closures do not inherit the instruction set and are best avoided around vectors.
+    #[inline(always)]
+    fn same(self, v: f32) -> Self {
+        // SAFETY: a vector exists, so the machine has the level.
+        unsafe { Self::splat(v) }
+    }
+
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;

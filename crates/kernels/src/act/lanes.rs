@@ -11,14 +11,12 @@ const ROUND: f32 = 12_582_912.0;
 /// rounding).
 #[inline(always)]
 pub(crate) fn exp2_lanes<V: Lanes>(x: V) -> V {
-    // SAFETY: a vector exists, so the machine has its level.
-    let constant = |v| unsafe { V::splat(v) };
-    let x = x.max(constant(-126.0));
-    let magic = x.add(constant(ROUND));
-    let r = x.sub(magic.sub(constant(ROUND)));
-    let mut p = constant(1.534_581_2e-4);
+    let x = x.max(x.same(-126.0));
+    let magic = x.add(x.same(ROUND));
+    let r = x.sub(magic.sub(x.same(ROUND)));
+    let mut p = x.same(1.534_581_2e-4);
     for c in [1.339_993_1e-3, 9.618_489e-3, 5.550_328_6e-2, 2.402_264_6e-1, std::f32::consts::LN_2, 1.0] {
-        p = p.mul_add(r, constant(c));
+        p = p.mul_add(r, x.same(c));
     }
     p.scale_by_power(magic)
 }
@@ -26,26 +24,22 @@ pub(crate) fn exp2_lanes<V: Lanes>(x: V) -> V {
 /// eˣ with a relative error below 2 ulp for x in -87..88, clamped outside: [`super::exp`] for vectors.
 #[inline(always)]
 fn exp_lanes<V: Lanes>(x: V) -> V {
-    // SAFETY: a vector exists, so the machine has its level.
-    let constant = |v| unsafe { V::splat(v) };
-    let x = x.max(constant(-87.0)).min(constant(88.0));
-    let magic = x.mul_add(constant(std::f32::consts::LOG2_E), constant(ROUND));
-    let n = magic.sub(constant(ROUND));
-    let r = n.neg_mul_add(constant(super::LN2_LOW), n.neg_mul_add(constant(super::LN2_HIGH), x));
+    let x = x.max(x.same(-87.0)).min(x.same(88.0));
+    let magic = x.mul_add(x.same(std::f32::consts::LOG2_E), x.same(ROUND));
+    let n = magic.sub(x.same(ROUND));
+    let r = n.neg_mul_add(x.same(super::LN2_LOW), n.neg_mul_add(x.same(super::LN2_HIGH), x));
     let [first, rest @ ..] = super::EXP;
-    let mut p = constant(first);
+    let mut p = x.same(first);
     for c in rest {
-        p = p.mul_add(r, constant(c));
+        p = p.mul_add(r, x.same(c));
     }
-    p.mul_add(r.mul(r), r).add(constant(1.0)).scale_by_power(magic)
+    p.mul_add(r.mul(r), r).add(x.same(1.0)).scale_by_power(magic)
 }
 
 /// x · σ(x).
 #[inline(always)]
 pub(crate) fn silu_lanes<V: Lanes>(x: V) -> V {
-    // SAFETY: a vector exists, so the machine has its level.
-    let (zero, one) = unsafe { (V::splat(0.0), V::splat(1.0)) };
-    x.div(one.add(exp_lanes(zero.sub(x))))
+    x.div(exp_lanes(x.same(0.0).sub(x)).add(x.same(1.0)))
 }
 
 #[cfg(test)]

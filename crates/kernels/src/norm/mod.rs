@@ -157,20 +157,13 @@ on_lanes! {
 #[inline(always)]
 unsafe fn normalise_on<V: Lanes>(x: &[f32], scale: &[f32], shift: &[f32], silu: bool, to: &mut [f32]) {
     let n = scale.len();
-    let one = |x: *const f32, scale: *const f32, shift: *const f32, to: *mut f32| {
-        // SAFETY: called with a vector's worth of values at each pointer.
-        unsafe {
-            let v = V::load(x).mul_add(V::load(scale), V::load(shift));
-            let v = if silu { silu_lanes(v) } else { v };
-            v.store(to);
-        }
-    };
     let whole = n / V::WIDTH * V::WIDTH;
     for (x, to) in x.chunks_exact(n).zip(to.chunks_exact_mut(n)) {
         for i in (0..whole).step_by(V::WIDTH) {
             // SAFETY: i + WIDTH is within all four.
             unsafe {
-                one(x.as_ptr().add(i), scale.as_ptr().add(i), shift.as_ptr().add(i), to.as_mut_ptr().add(i));
+                let (scale, shift) = (scale.as_ptr().add(i), shift.as_ptr().add(i));
+                normalise_one::<V>(x.as_ptr().add(i), scale, shift, silu, to.as_mut_ptr().add(i));
             }
         }
         let rest = n - whole;
@@ -180,9 +173,30 @@ unsafe fn normalise_on<V: Lanes>(x: &[f32], scale: &[f32], shift: &[f32], silu: 
                 last[..rest].copy_from_slice(&from[whole..]);
             }
             let [x, scale, shift, out] = &mut last;
-            one(x.as_ptr(), scale.as_ptr(), shift.as_ptr(), out.as_mut_ptr());
+            // SAFETY: 16 is no less than any width.
+            unsafe { normalise_one::<V>(x.as_ptr(), scale.as_ptr(), shift.as_ptr(), silu, out.as_mut_ptr()) };
             to[whole..].copy_from_slice(&out[..rest]);
         }
+    }
+}
+
+/// One vector of it.
+///
+/// # Safety
+/// A vector's worth of values must be at each pointer.
+#[inline(always)]
+unsafe fn normalise_one<V: Lanes>(
+    x: *const f32,
+    scale: *const f32,
+    shift: *const f32,
+    silu: bool,
+    to: *mut f32,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let v = V::load(x).mul_add(V::load(scale), V::load(shift));
+        let v = if silu { silu_lanes(v) } else { v };
+        v.store(to);
     }
 }
 

@@ -105,20 +105,20 @@ unsafe fn chunk_of<V: Lanes, A: Algorithm>(taps: &[f32; COLUMNS * TAPS * CHUNK],
     let nr = 2 * V::WIDTH;
     // SAFETY: reads stay within COLUMNS · TAPS · CHUNK, since nr is at most COLUMNS; writes are the caller's promise.
     unsafe {
-        let constant = |v| V::splat(v);
         let zero = V::splat(0.0);
         for c in 0..CHUNK {
             for o in (0..nr).step_by(V::WIDTH) {
                 let mut half = [[zero; 3]; MOST];
                 for x in 0..3 {
-                    let g = [0, 1, 2].map(|y| V::load(taps.as_ptr().add((c * TAPS + y * 3 + x) * nr + o)));
-                    let t = A::filter(g, constant);
+                    let tap = taps.as_ptr().add((c * TAPS + x) * nr + o);
+                    let g = [V::load(tap), V::load(tap.add(3 * nr)), V::load(tap.add(6 * nr))];
+                    let t = A::filter(g);
                     for y in 0..A::IN {
                         half[y][x] = t[y];
                     }
                 }
                 for (y, half) in half.iter().enumerate().take(A::IN) {
-                    let t = A::filter(*half, constant);
+                    let t = A::filter(*half);
                     for (x, t) in t.iter().enumerate().take(A::IN) {
                         t.store(to.add((y * A::IN + x) * plane + c * nr + o));
                     }

@@ -25,7 +25,7 @@ impl Strip {
         let pixel = chunks.len() * CHUNK;
         let wide = t.wide * m + 2;
         let row = wide * pixel;
-        let mut pixels = Buffer::stale(t.variant.inputs() * row);
+        let mut pixels = Buffer::stale(t.share());
         let c = &t.conv;
         let (b, top) = (strip / t.high, strip % t.high * m);
         let (height, width) = c.virtual_size();
@@ -36,7 +36,7 @@ impl Strip {
             let at = b * c.inputs + first;
             (&a.scale[at..at + channels], &a.shift[at..at + channels])
         });
-        for (y, to) in pixels.chunks_exact_mut(row).enumerate() {
+        for (y, to) in pixels.chunks_exact_mut(row).enumerate().take(t.variant.inputs()) {
             let y = (top + y).wrapping_sub(c.pad_before);
             if y >= height {
                 to.fill(0.0);

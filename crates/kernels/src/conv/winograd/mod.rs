@@ -100,6 +100,15 @@ impl Tiling {
         self.chunks.div_ceil(self.chunks.div_ceil(DEPTH / CHUNK))
     }
 
+    /// Values of memory that a task of either kind takes: all alike, so that each finds what the one before gave back.
+    fn share(&self) -> usize {
+        let (products, nr) = (self.variant.products(), tile::columns(level()));
+        let strip =
+            self.variant.inputs() * (self.wide * self.variant.outputs() + 2) * GROUP.min(self.chunks) * CHUNK;
+        let tiles = (TASK + 2 * self.mr).min(self.strips_per_block() * self.wide);
+        strip.max(filters::plane(self.depth(), nr) * products + tiles * products * nr)
+    }
+
     /// Values between two products of the same tile in `blocks` blocks of rows: a line more than they take, so that
     /// the products of one tile do not fall into the same set of the cache.
     fn plane(&self, blocks: usize) -> usize {
@@ -140,10 +149,7 @@ pub(super) fn run(
 pub(super) fn scratch(conv: Conv, variant: Variant, threads: usize) -> usize {
     let t = Tiling::of(conv, variant);
     let tiles = t.strips_per_block() * t.wide;
-    let (products, nr) = (variant.products(), tile::columns(level()));
-    let strip = variant.inputs() * (t.wide * variant.outputs() + 2) * GROUP.min(t.chunks) * CHUNK;
-    let task = filters::plane(t.depth(), nr) * products + TASK.min(tiles) * products * nr;
-    t.plane(tiles.div_ceil(t.mr)) * products + threads * strip.max(task)
+    t.plane(tiles.div_ceil(t.mr)) * variant.products() + threads * t.share()
 }
 
 /// The strips (rows of tiles) of one block.
@@ -216,19 +222,12 @@ fn task(
     let count = (rows.end * t.mr).min(tiles) - from;
     let depth = t.depth();
     let filter_plane = filters::plane(depth, nr);
-    let mut u = Buffer::stale(filter_plane * products);
-    let mut sums = Buffer::stale(count * products * nr);
+    let mut share = Buffer::stale(t.share());
+    let (u, sums) = share.split_at_mut(filter_plane * products);
+    let sums = &mut sums[..count * products * nr];
     for c in (0..t.chunks).step_by(depth) {
         let chunks = depth.min(t.chunks - c);
-        filters::transform(
-            t.variant,
-            weight,
-            &t.conv,
-            n0,
-            c * CHUNK..(c + chunks) * CHUNK,
-            filter_plane,
-            &mut u,
-        );
+        filters::transform(t.variant, weight, &t.conv, n0, c * CHUNK..(c + chunks) * CHUNK, filter_plane, u);
         for p in 0..products {
             for block in rows.clone() {
                 let row = block * t.mr;
@@ -325,7 +324,6 @@ unsafe fn input_of<V: Lanes, A: Algorithm>(
 ) {
     // SAFETY: the caller's promises; CHUNK is a multiple of every width.
     unsafe {
-        let constant = |v| V::splat(v);
         let zero = V::splat(0.0);
         for c in (0..CHUNK).step_by(V::WIDTH) {
             let mut half = [[zero; MOST]; MOST];
@@ -334,13 +332,13 @@ unsafe fn input_of<V: Lanes, A: Algorithm>(
                 for (y, d) in d.iter_mut().enumerate().take(A::IN) {
                     *d = V::load(from.add(y * row + x * pixel + c));
                 }
-                let t = A::input(d, constant);
+                let t = A::input(d);
                 for y in 0..A::IN {
                     half[y][x] = t[y];
                 }
             }
             for (y, half) in half.iter().enumerate().take(A::IN) {
-                let t = A::input(*half, constant);
+                let t = A::input(*half);
                 for (x, t) in t.iter().enumerate().take(A::IN) {
                     t.store(to.add((y * A::IN + x) * plane + c));
                 }
@@ -382,7 +380,6 @@ unsafe fn output_of<V: Lanes, A: Algorithm>(sums: &[f32], place: &Place, finish:
         let columns = V::WIDTH.min(place.columns - n);
         // SAFETY: reads are within the sums as asserted, writes go through checked parts of the output.
         unsafe {
-            let constant = |v| V::splat(v);
             let zero = V::splat(0.0);
             let mut half = [[zero; MOST]; MOST];
             for x in 0..A::IN {
@@ -390,7 +387,7 @@ unsafe fn output_of<V: Lanes, A: Algorithm>(sums: &[f32], place: &Place, finish:
                 for (y, s) in s.iter_mut().enumerate().take(A::IN) {
                     *s = V::load(sums.as_ptr().add((y * A::IN + x) * nr + n));
                 }
-                let t = A::output(s, constant);
+                let t = A::output(s);
                 for y in 0..A::OUT {
                     half[y][x] = t[y];
                 }
@@ -401,7 +398,7 @@ unsafe fn output_of<V: Lanes, A: Algorithm>(sums: &[f32], place: &Place, finish:
             }
             let added = V::load(added.as_ptr());
             for (y, half) in half.iter().enumerate().take(place.high.min(A::OUT)) {
-                let t = A::output(*half, constant);
+                let t = A::output(*half);
                 for (x, t) in t.iter().enumerate().take(place.wide.min(A::OUT)) {
                     let at = (place.pixel + y * place.width + x) * place.outputs + place.n0 + n;
                     let mut value = t.add(added);

@@ -18,11 +18,11 @@ pub(super) trait Algorithm {
     const IN: usize = Self::OUT + 2;
 
     /// Bᵀ d.
-    fn input<V: Lanes>(d: [V; MOST], constant: impl Fn(f32) -> V) -> [V; MOST];
+    fn input<V: Lanes>(d: [V; MOST]) -> [V; MOST];
     /// G g.
-    fn filter<V: Lanes>(g: [V; 3], constant: impl Fn(f32) -> V) -> [V; MOST];
+    fn filter<V: Lanes>(g: [V; 3]) -> [V; MOST];
     /// Aᵀ m.
-    fn output<V: Lanes>(m: [V; MOST], constant: impl Fn(f32) -> V) -> [V; MOST];
+    fn output<V: Lanes>(m: [V; MOST]) -> [V; MOST];
 }
 
 /// F(2, 3) at the points 0, 1, -1, ∞: no constant but ½, so hardly less exact than the sum itself.
@@ -32,19 +32,19 @@ impl Algorithm for F2 {
     const OUT: usize = 2;
 
     #[inline(always)]
-    fn input<V: Lanes>(d: [V; MOST], _: impl Fn(f32) -> V) -> [V; MOST] {
+    fn input<V: Lanes>(d: [V; MOST]) -> [V; MOST] {
         [d[0].sub(d[2]), d[1].add(d[2]), d[2].sub(d[1]), d[3].sub(d[1]), d[0], d[0]]
     }
 
     #[inline(always)]
-    fn filter<V: Lanes>(g: [V; 3], constant: impl Fn(f32) -> V) -> [V; MOST] {
-        let half = constant(0.5);
+    fn filter<V: Lanes>(g: [V; 3]) -> [V; MOST] {
+        let half = g[0].same(0.5);
         let (even, odd) = (g[0].add(g[2]).mul(half), g[1].mul(half));
         [g[0], even.add(odd), even.sub(odd), g[2], g[0], g[0]]
     }
 
     #[inline(always)]
-    fn output<V: Lanes>(m: [V; MOST], _: impl Fn(f32) -> V) -> [V; MOST] {
+    fn output<V: Lanes>(m: [V; MOST]) -> [V; MOST] {
         [m[0].add(m[1]).add(m[2]), m[1].sub(m[2]).add(m[3]), m[0], m[0], m[0], m[0]]
     }
 }
@@ -63,12 +63,12 @@ impl Algorithm for F4 {
     const OUT: usize = 4;
 
     #[inline(always)]
-    fn input<V: Lanes>(d: [V; MOST], constant: impl Fn(f32) -> V) -> [V; MOST] {
-        let (a2, b2) = (constant(A2), constant(B2));
-        let (product, sum) = (constant(A2 * B2), constant(A2 + B2));
+    fn input<V: Lanes>(d: [V; MOST]) -> [V; MOST] {
+        let (a2, b2) = (d[0].same(A2), d[0].same(B2));
+        let (product, sum) = (d[0].same(A2 * B2), d[0].same(A2 + B2));
         let (even_a, even_b) = (d[2].neg_mul_add(b2, d[4]), d[2].neg_mul_add(a2, d[4]));
-        let odd_a = d[1].neg_mul_add(b2, d[3]).mul(constant(A));
-        let odd_b = d[1].neg_mul_add(a2, d[3]).mul(constant(B));
+        let odd_a = d[1].neg_mul_add(b2, d[3]).mul(d[0].same(A));
+        let odd_b = d[1].neg_mul_add(a2, d[3]).mul(d[0].same(B));
         [
             d[2].neg_mul_add(sum, d[0].mul_add(product, d[4])),
             even_a.add(odd_a),
@@ -80,26 +80,26 @@ impl Algorithm for F4 {
     }
 
     #[inline(always)]
-    fn filter<V: Lanes>(g: [V; 3], constant: impl Fn(f32) -> V) -> [V; MOST] {
+    fn filter<V: Lanes>(g: [V; 3]) -> [V; MOST] {
         // 1 over the product of a point's distances to the others; for ±p this is 1 / (2 p² (p² - q²)).
-        let zero = constant(1.0 / (A2 * B2));
-        let (by_a, by_b) = (constant(0.5 / (A2 * (A2 - B2))), constant(0.5 / (B2 * (B2 - A2))));
-        let even_a = g[2].mul_add(constant(A2), g[0]).mul(by_a);
-        let odd_a = g[1].mul(constant(0.5 / (A * (A2 - B2))));
-        let even_b = g[2].mul_add(constant(B2), g[0]).mul(by_b);
-        let odd_b = g[1].mul(constant(0.5 / (B * (B2 - A2))));
+        let zero = g[0].same(1.0 / (A2 * B2));
+        let (by_a, by_b) = (g[0].same(0.5 / (A2 * (A2 - B2))), g[0].same(0.5 / (B2 * (B2 - A2))));
+        let even_a = g[2].mul_add(g[0].same(A2), g[0]).mul(by_a);
+        let odd_a = g[1].mul(g[0].same(0.5 / (A * (A2 - B2))));
+        let even_b = g[2].mul_add(g[0].same(B2), g[0]).mul(by_b);
+        let odd_b = g[1].mul(g[0].same(0.5 / (B * (B2 - A2))));
         [g[0].mul(zero), even_a.add(odd_a), even_a.sub(odd_a), even_b.add(odd_b), even_b.sub(odd_b), g[2]]
     }
 
     #[inline(always)]
-    fn output<V: Lanes>(m: [V; MOST], constant: impl Fn(f32) -> V) -> [V; MOST] {
+    fn output<V: Lanes>(m: [V; MOST]) -> [V; MOST] {
         let (even_a, odd_a) = (m[1].add(m[2]), m[1].sub(m[2]));
         let (even_b, odd_b) = (m[3].add(m[4]), m[3].sub(m[4]));
         [
             m[0].add(even_a).add(even_b),
-            odd_b.mul_add(constant(B), odd_a.mul(constant(A))),
-            even_b.mul_add(constant(B2), even_a.mul(constant(A2))),
-            odd_b.mul_add(constant(B2 * B), odd_a.mul_add(constant(A2 * A), m[5])),
+            odd_b.mul_add(m[0].same(B), odd_a.mul(m[0].same(A))),
+            even_b.mul_add(m[0].same(B2), even_a.mul(m[0].same(A2))),
+            odd_b.mul_add(m[0].same(B2 * B), odd_a.mul_add(m[0].same(A2 * A), m[5])),
             m[0],
             m[0],
         ]
