@@ -225,6 +225,11 @@ def scene(width, height, seed):
     return np.clip(base + rng.normal(0, 12, base.shape), 0, 255).astype(np.uint8)
 
 
+def eight_bits(wide):
+    """16 bits to 8 by rounding v / 257."""
+    return np.floor(wide.astype(np.float64) / 257 + 0.5).astype(np.uint8)
+
+
 def flat(image):
     """What a reader should give: upright, over white, 8-bit RGB."""
     from PIL import Image, ImageOps
@@ -232,7 +237,7 @@ def flat(image):
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         # Pillow's own conversion clips at 255.
-        return np.repeat((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[..., None], 3, -1)
+        return np.repeat(eight_bits(np.asarray(image))[..., None], 3, -1)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
@@ -345,7 +350,9 @@ def pictures():
     expected = {}
     for path in sorted(folder.iterdir()):
         image = Image.open(path)
-        array = flat(image)
+        # Pillow cuts colours of 16 bits at the upper byte.
+        image = {"rgb16.png": eight_bits(wide[..., :3]), "rgba16.png": eight_bits(wide)}.get(path.name, image)
+        array = flat(Image.fromarray(image) if isinstance(image, np.ndarray) else image)
         expected[path.name] = [array.shape[1], array.shape[0]]
         (folder / (path.name + ".rgb")).write_bytes(zlib.compress(array.tobytes(), 9))
     write(folder / "expected.json", json.dumps(expected, indent=0) + "\n")
@@ -356,6 +363,7 @@ def pictures():
     save("pages.tif", frames[0], save_all=True, append_images=frames[1:])
 
     resizes(folder)
+    processors(folder)
     note(folder, "PIL", "numpy", "transformers")
 
 
@@ -366,6 +374,31 @@ def texts(png):
     info.add_itxt("wide", "iTXt: \u732b")
     info.add_itxt("wide_packed", "iTXt: \u732b " * 50, zip=True)
     return info
+
+
+def processors(folder):
+    """CLIPImageProcessor as preprocessor_config.json sets it up: configurations and what they make of resizes' sources."""
+    from PIL import Image
+    from transformers import CLIPImageProcessor
+
+    sources = {0: (37, 23), 2: (5, 61), 7: (40, 180)}
+    square = {"height": 6, "width": 6}
+    configs = [
+        {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 6}, "crop_size": square},
+        {"feature_extractor_type": "CLIPFeatureExtractor", "size": 6, "crop_size": 6, "resample": 2},
+        {"size": 9, "crop_size": square, "resample": 1, "image_mean": [0.5, 0.4, 0.3], "image_std": [0.5, 0.25, 0.1]},
+        {"size": {"shortest_edge": 5}, "crop_size": 6, "resample": 0, "do_normalize": False},
+        {"size": 6, "crop_size": 6, "do_rescale": False},
+        {"size": 7, "crop_size": 5, "rescale_factor": 0.01, "do_convert_rgb": True},
+    ]
+    cases = []
+    for n, config in enumerate(configs):
+        i = list(sources)[n % 3]
+        image = Image.frombytes("RGB", sources[i], (folder / f"source{i}.raw").read_bytes())
+        own = {k: v for k, v in config.items() if not k.endswith("_type")}
+        pixels = CLIPImageProcessor(**own)(image, return_tensors="np").pixel_values[0]
+        cases.append({"config": config, "source": i, "size": sources[i], "pixels": [float(f"{v:.9g}") for v in pixels.flatten()]})
+    write(folder / "processors.json", "[\n" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "\n]\n")
 
 
 def resizes(folder):

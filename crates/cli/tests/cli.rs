@@ -336,6 +336,47 @@ fn missing_companions_are_named() {
     refused(&["generate", "--model", &copy], 3, &["model_index.json"]);
 }
 
+#[test]
+fn an_encoders_own_preparation_is_read_or_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let encoder = dir.path().join("encoder");
+    copy_folder(&fixtures().join("models/vit-a"), &encoder);
+    let job = fixture("cases/sd15-a-euler/job.json");
+    let out = dir.path().join("x.png").to_string_lossy().into_owned();
+    let encoder_text = encoder.to_string_lossy().into_owned();
+    let arguments = ["generate", "--job", &job, "--image-encoder", &encoder_text, "--out", &out, "--quiet"];
+    let config = encoder.join("preprocessor_config.json");
+    for (text, words) in [
+        (
+            r#"{"do_center_crop": false}"#,
+            ["preprocessor_config.json", "do_center_crop is false", "remove the file"],
+        ),
+        (r#"{"crop_size": 7}"#, ["preprocessor_config.json", "crop_size is 7", "the tower reads"]),
+        ("<html>", ["preprocessor_config.json", "not valid JSON", ""]),
+    ] {
+        std::fs::write(&config, text).expect("written");
+        refused(&arguments, 3, &words);
+    }
+    std::fs::remove_file(&config).expect("removed");
+    let latents = |name: &str| {
+        let file = dir.path().join(name).to_string_lossy().into_owned();
+        let done = run(&[&arguments[..], &["--save-latents", &file]].concat());
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        std::fs::read(file).expect("latents")
+    };
+    let usual = latents("usual");
+    let size = serde_json::from_slice::<serde_json::Value>(
+        &std::fs::read(encoder.join("config.json")).expect("a file"),
+    )
+    .expect("JSON")["image_size"]
+        .clone();
+    std::fs::write(&config, format!(r#"{{"size": {size}, "crop_size": {size}}}"#)).expect("written");
+    assert!(usual == latents("same"), "the defaults are CLIP's own");
+    let other = format!(r#"{{"size": {size}, "crop_size": {size}, "image_mean": [0, 0, 0]}}"#);
+    std::fs::write(&config, other).expect("written");
+    assert!(usual != latents("other"), "the file counts");
+}
+
 fn copy_folder(from: &Path, to: &PathBuf) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("a folder") {

@@ -42,6 +42,15 @@ impl Machine {
             "models/ip-adapter_sd15.safetensors",
             fixtures().join("adapters/sd15-a-base.safetensors"),
         );
+        let control = fixtures().join("controls/sd15-a");
+        for file in files(&control) {
+            let name = file.file_name().expect("a name").to_string_lossy();
+            put(
+                "lllyasviel/control_v11p_sd15_canny",
+                &name.replace(".safetensors", ".fp16.safetensors"),
+                file.clone(),
+            );
+        }
         let lora = fixtures().join("loras/sd15-a-kohya.safetensors");
         put("latent-consistency/lcm-lora-sdv1-5", "pytorch_lora_weights.safetensors", lora);
         machine
@@ -164,6 +173,28 @@ fn pulled_models_paint_the_same_by_name_as_by_path() {
     let plan: Value = serde_json::from_slice(&plan.stdout).expect("JSON");
     assert_eq!(plan["request"]["model"], format!("sd15@{COMMIT}"));
     assert_eq!(plan["request"]["references"][0]["image_encoder"], format!("image-encoder-vit-h@{COMMIT}"));
+}
+
+#[test]
+fn a_controlnet_goes_by_name() {
+    let machine = Machine::with_models();
+    let job = fixtures().join("cases/sd15-a-control-one/job.json");
+    let job = job.to_string_lossy();
+    let image = fixtures().join("images/blocks.png");
+    let image = image.to_string_lossy();
+    let run = |out: &str, more: &[&str]| {
+        let latents = machine.at(out);
+        let base = ["generate", "--job", &job, "--out", &machine.at("x.png"), "--save-latents", &latents];
+        machine.run(&[&base[..], more, &["--quiet"]].concat())
+    };
+    let named =
+        ["--control", "controlnet-canny-sd15", "--control-image", &image, "--control-preprocess", "canny"];
+    refused(&run("named", &named), 3, &["instantstyle pull controlnet-canny-sd15"]);
+    done(&machine.run(&["pull", "controlnet-canny-sd15", "--yes"]));
+    done(&run("named", &named));
+    done(&run("path", &[]));
+    let bytes = |name: &str| std::fs::read(machine.at(name)).expect("latents");
+    assert!(bytes("named") == bytes("path"));
 }
 
 #[test]

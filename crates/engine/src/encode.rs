@@ -169,12 +169,29 @@ pub struct PictureFeatures {
     pub nothing: Tensor,
 }
 
+/// How a picture tower's pictures are prepared: `preprocessor_config.json` where there is one, else as for every CLIP.
+pub(crate) fn preprocessing(encoder: &Place, size: usize) -> Result<ClipPreprocess, Error> {
+    let place = encoder.join("preprocessor_config.json");
+    if !place.exists() {
+        return Ok(ClipPreprocess::new(size));
+    }
+    let unsupported = |e: String| place.error(format!("{e}; remove the file to use CLIP's own preparation"));
+    let read = ClipPreprocess::from_json(&place.json()?).map_err(unsupported)?;
+    if read.crop != size {
+        return Err(unsupported(format!(
+            "crop_size is {}, but the tower reads pictures of {size} px",
+            read.crop
+        )));
+    }
+    Ok(read)
+}
+
 /// Encodes pictures for an adapter that reads pooled features (`pooled`) or the penultimate states.
 pub fn pictures(encoder: &Place, pictures: &[&Picture], pooled: bool) -> Result<PictureFeatures, Error> {
     let config = vision_config(encoder)?;
     let net = VisionEncoder::load(&config, &encoder.component()?).map_err(crate::model_error)?;
     let size = config.image_size;
-    let normalisation = ClipPreprocess::new(size);
+    let normalisation = preprocessing(encoder, size)?;
     let run = |pixels: Tensor| {
         let output = net.forward(&pixels);
         if pooled { output.embeds } else { output.penultimate }

@@ -5,7 +5,7 @@
 mod mutate;
 
 use instantstyle_engine::picture::*;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -106,6 +106,39 @@ fn clip_preprocessing_equals_transformers() {
         let most = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert_eq!(most, 0.0, "{case}");
     }
+}
+
+#[test]
+fn preprocessor_config_is_read_as_transformers_reads_it() {
+    let cases: Value = serde_json::from_slice(&bytes("processors.json")).unwrap();
+    for case in cases.as_array().unwrap() {
+        let params = ClipPreprocess::from_json(&case["config"]).unwrap();
+        let [w, h] = [0, 1].map(|k| case["size"][k].as_u64().unwrap() as usize);
+        let raw = bytes(&format!("source{}.raw", case["source"]));
+        let found = clip_preprocess(&Picture::new(w, h, raw).unwrap(), &params);
+        let want: Vec<f64> = case["pixels"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect();
+        assert_eq!(found.len(), want.len());
+        for (got, want) in found.iter().zip(&want) {
+            assert!((*got as f64 - want).abs() <= want.abs() * 1e-7, "{}: {got}, not {want}", case["config"]);
+        }
+    }
+    for (config, key) in [
+        (json!({"do_center_crop": false}), "do_center_crop"),
+        (json!({"do_resize": 1}), "do_resize"),
+        (json!({"size": {"height": 8, "width": 8}}), "size"),
+        (json!({"size": 0}), "size"),
+        (json!({"crop_size": {"height": 8, "width": 9}}), "crop_size"),
+        (json!({"crop_size": 1_000_000}), "crop_size"),
+        (json!({"resample": 5}), "resample"),
+        (json!({"image_mean": [0.5]}), "image_mean"),
+        (json!({"image_std": [0.5, 0, 0.5]}), "image_std"),
+        (json!({"rescale_factor": 0}), "rescale_factor"),
+        (json!({"image_processor_type": "SiglipImageProcessor"}), "image_processor_type"),
+    ] {
+        let message = ClipPreprocess::from_json(&config).unwrap_err();
+        assert!(message.starts_with(&format!("{key} is ")) && message.contains("expected"), "{message}");
+    }
+    assert_eq!(ClipPreprocess::from_json(&json!({})), Ok(ClipPreprocess::new(224)));
 }
 
 #[test]

@@ -22,7 +22,7 @@ pub struct Found {
 
 impl Cache {
     /// The cache that the environment names, in the order of `huggingface_hub`: `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE`,
-    /// then `hub` in [`home`].
+    /// then `hub` in `HF_HOME`, which is `~/.cache/huggingface` if not set.
     pub fn from_env() -> Self {
         let named = ["HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"].iter().find_map(|name| path_of(name));
         Cache { root: named.unwrap_or_else(|| home().join("hub")) }

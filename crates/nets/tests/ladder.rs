@@ -119,7 +119,7 @@ fn deep_features_of_the_same_call_give_the_same_prediction() {
 
 #[test]
 fn unet_equals_diffusers_block_by_block() {
-    let mut blocks = 0;
+    let (mut blocks, mut parts) = (0, 0);
     for name in MODELS {
         let w = ladder(&format!("unet-{name}")).expect("a fixture for every model");
         let unet = load_unet(name);
@@ -127,10 +127,18 @@ fn unet_equals_diffusers_block_by_block() {
             if w.get(&format!("{case}.sample")).is_some() {
                 let prefix = format!("{case}.");
                 let got = forward_seen(&unet, &w, &prefix, &Injections::default(), &mut |place, got| {
+                    let place = place.to_string();
+                    if let Some(want) = between(&w, &prefix, &place) {
+                        check(&format!("{name} {case}.{place}"), got, &want);
+                        parts += 1;
+                    }
                     let key = format!("{case}.{place}");
                     // The fixture has the first resnet and attention, and the output of every level.
                     if w.get(&key).is_some() {
-                        check(&format!("{name} {key}"), got, &last(&tensor(&w, &key)));
+                        let want = tensor(&w, &key);
+                        // Tokens lie as here, planes do not.
+                        let want = if want.shape().len() == 4 { last(&want) } else { want };
+                        check(&format!("{name} {key}"), got, &want);
                         blocks += 1;
                     }
                 });
@@ -138,7 +146,28 @@ fn unet_equals_diffusers_block_by_block() {
             }
         }
     }
-    assert_eq!(blocks, 94);
+    assert_eq!((blocks, parts), (94 + 5, 2 * 5));
+}
+
+/// The state after a part of a transformer block, where the fixture has the parts: what went in and all that was added.
+fn between(w: &Weights, prefix: &str, place: &str) -> Option<Tensor> {
+    let (block, part) = place.rsplit_once(".after_")?;
+    let (spatial, _) = block.rsplit_once(".transformer_blocks.0")?;
+    w.get(&format!("{prefix}{block}.{part}"))?;
+    // A 1×1 convolution gives planes, a linear layer tokens.
+    let mut state = tensor(w, &format!("{prefix}{spatial}.proj_in"));
+    if state.shape().len() == 4 {
+        let planes = last(&state);
+        state = planes.clone().reshape([planes.dim(0), planes.dim(1) * planes.dim(2), planes.dim(3)]);
+    }
+    for one in ["attn1", "attn2"] {
+        let added = tensor(w, &format!("{prefix}{block}.{one}"));
+        state.data_mut().iter_mut().zip(added.data()).for_each(|(s, a)| *s += a);
+        if one == part {
+            break;
+        }
+    }
+    Some(state)
 }
 
 #[test]

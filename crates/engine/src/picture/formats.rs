@@ -1,6 +1,6 @@
 //! WebP, GIF and TIFF, through their crates.
 
-use super::{Decoded, Limits, MOVES, exif, flatten};
+use super::{Decoded, Limits, MOVES, eight_bits, exif, flatten};
 use std::io::Cursor;
 
 pub(super) fn webp(bytes: &[u8], limits: &Limits) -> Result<Decoded, String> {
@@ -80,7 +80,7 @@ pub(super) fn tiff(bytes: &[u8], limits: &Limits) -> Result<Decoded, String> {
     }
     let wide = match decoder.read_image().map_err(damaged)? {
         DecodingResult::U8(v) => v,
-        DecodingResult::U16(v) => v.into_iter().map(|v| (v >> 8) as u8).collect(),
+        DecodingResult::U16(v) => v.into_iter().map(eight_bits).collect(),
         _ => return Err("a TIFF with numbers other than 8 or 16 bits; save it as PNG".into()),
     };
     if decoder.more_images() {

@@ -1,7 +1,7 @@
 //! Pictures in and out: reading as Pillow reads, resizing as Pillow resizes, and PNG files that carry their request.
 //!
 //! What a file is, is decided by its content. Sizes are checked on the header, before anything is allocated. The
-//! orientation that a camera noted is applied, alpha is flattened on white, and 16 bits become 8 (the upper byte).
+//! orientation that a camera noted is applied, alpha is flattened on white, and 16 bits become 8, rounded.
 //! Pictures that move are refused: which frame was meant?
 
 mod bmp;
@@ -191,6 +191,11 @@ fn stranger(bytes: &[u8]) -> String {
         None => "not a picture that can be read here; expected PNG, JPEG, WebP, GIF, BMP or TIFF",
     };
     what.into()
+}
+
+/// 16 bits to 8, to the nearest: 65535 is 255 × 257.
+fn eight_bits(value: u16) -> u8 {
+    ((u32::from(value) + 128) / 257) as u8
 }
 
 /// One sample over white, rounded as Pillow's `alpha_composite` does.

@@ -1,6 +1,8 @@
 //! PNG: pictures in, and pictures out with the request that made them.
 
-use super::{Decoded, Limits, MOVES, Picture, PictureError, exif, flatten, over_white, write_atomic};
+use super::{
+    Decoded, Limits, MOVES, Picture, PictureError, eight_bits, exif, flatten, over_white, write_atomic,
+};
 use std::io::{Cursor, Read};
 use std::path::Path;
 
@@ -27,8 +29,8 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, String> {
     decoder.set_limits(png::Limits {
         bytes: usize::try_from(limits.max_pixels.saturating_mul(9)).unwrap_or(usize::MAX),
     });
-    // Palettes and 1, 2, 4 bits to 8, colour keys to alpha, 16 bits to the upper byte.
-    decoder.set_transformations(png::Transformations::EXPAND | png::Transformations::STRIP_16);
+    // Palettes and 1, 2, 4 bits to 8, colour keys to alpha.
+    decoder.set_transformations(png::Transformations::EXPAND);
     let mut reader = decoder.read_info().map_err(damaged)?;
     if reader.info().animation_control().is_some_and(|a| a.num_frames > 1) {
         return Err(MOVES.into());
@@ -40,6 +42,9 @@ pub(super) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded, String> {
     let _ = reader.finish();
     let orientation = reader.info().exif_metadata.as_deref().map_or(1, exif::orientation);
     data.truncate(info.buffer_size());
+    if info.bit_depth == png::BitDepth::Sixteen {
+        data = data.as_chunks::<2>().0.iter().map(|v| eight_bits(u16::from_be_bytes(*v))).collect();
+    }
     let rgb = match info.color_type {
         png::ColorType::Rgb => data,
         png::ColorType::Rgba => flatten(&data),

@@ -1,7 +1,7 @@
 //! References, resolved: adapter, encoders, sites, window.
 
 use super::places::{component, file, file_or_folder};
-use crate::encode::{text_config, vision_config};
+use crate::encode::{preprocessing, text_config, vision_config};
 use crate::error::Error;
 use crate::family::{self, Family};
 use crate::injection::{site_weights, window};
@@ -76,6 +76,7 @@ impl Context<'_> {
         }
         let image_encoder = self.image_encoder(field, r, &adapter)?;
         let vision = vision_config(&image_encoder)?;
+        preprocessing(&image_encoder, vision.image_size)?;
         let (gives, what) = match shape.kind {
             Kind::Base => (vision.projection_dim, "pooled features"),
             Kind::Plus | Kind::Full => (vision.hidden_size, "hidden states"),

@@ -6,6 +6,7 @@ use crate::error::ModelError;
 use crate::layers::{Around, Attended, Conv2d, GroupNorm, LayerNorm, Linear, attend, attend_over, geglu};
 use crate::load::Loader;
 use crate::tensor::Tensor;
+use std::fmt::Arguments;
 
 /// diffusers fixes this for the norm before a spatial transformer.
 const SPATIAL_EPS: f32 = 1e-6;
@@ -107,12 +108,13 @@ impl Transformer {
         })
     }
 
-    /// `[batch, tokens, width]` → the same.
-    fn forward(&self, x: Tensor, pass: &Pass) -> Tensor {
+    /// `[batch, tokens, width]` → the same. `seen` gets the states between the parts.
+    fn forward(&self, x: Tensor, pass: &Pass, seen: &mut dyn FnMut(&str, &Tensor)) -> Tensor {
         let n = self.norm1.forward(&x);
         let a = &self.self_attention;
         let KeyValue { k, v } = a.key_value(&n);
         let x = a.out.forward_add(&attend(&a.q.forward(&n), &k, &v, a.heads, false), &x);
+        seen("after_attn1", &x);
         let a = &self.cross_attention;
         let q = a.q.forward(&self.norm2.forward(&x));
         let text = pass.text_at(self.site);
@@ -124,6 +126,7 @@ impl Transformer {
         let sets: Vec<Attended> = std::iter::once(text).chain(images).collect();
         let attended = attend_over(&q, &sets, a.heads);
         let x = a.out.forward_add(&attended, &x);
+        seen("after_attn2", &x);
         let h = geglu(&self.feed_in.forward(&self.norm3.forward(&x)));
         self.feed_out.forward_add(&h, &x)
     }
@@ -160,11 +163,14 @@ impl Spatial {
         })
     }
 
-    pub(super) fn forward(&self, x: Tensor, pass: &Pass) -> Tensor {
+    pub(super) fn forward(&self, x: Tensor, pass: &Pass, seen: &mut dyn FnMut(Arguments, &Tensor)) -> Tensor {
         let tokens = [x.dim(0), x.dim(1) * x.dim(2), x.dim(3)];
         let mut h = self.proj_in.forward(&self.norm.forward(&x).reshape(tokens));
-        for block in &self.blocks {
-            h = block.forward(h, pass);
+        for (t, block) in self.blocks.iter().enumerate() {
+            h = block.forward(h, pass, &mut |part, x| {
+                seen(format_args!("transformer_blocks.{t}.{part}"), x);
+            });
+            seen(format_args!("transformer_blocks.{t}"), &h);
         }
         self.proj_out.forward_add(&h, &x).reshape(x.shape())
     }

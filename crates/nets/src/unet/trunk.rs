@@ -324,7 +324,10 @@ impl Trunk {
             Some(mid) => {
                 let mut h = mid.first.forward(below, pass);
                 if let Some((attention, second)) = &mid.rest {
-                    h = second.forward(&attention.forward(h, pass), pass);
+                    let attended = attention.forward(h, pass, &mut |part, x| {
+                        seen(format_args!("mid_block.attentions.0.{part}"), x);
+                    });
+                    h = second.forward(&attended, pass);
                 }
                 seen(format_args!("mid_block"), &h);
                 h
@@ -349,7 +352,9 @@ impl Level {
         let mut h = self.resnets[j].forward(x, pass);
         seen(format_args!("{side}.{i}.resnets.{j}"), &h);
         if let Some(attention) = self.attentions.get(j) {
-            h = attention.forward(h, pass);
+            h = attention.forward(h, pass, &mut |part, x| {
+                seen(format_args!("{side}.{i}.attentions.{j}.{part}"), x);
+            });
             seen(format_args!("{side}.{i}.attentions.{j}"), &h);
         }
         h
