@@ -281,6 +281,15 @@ def vae_tiles(name):
     save(f"vae-tiles-{name}", out, "AutoencoderKL with enable_tiling(), tiles of 8 latents, a quarter overlapping", [MODELS / name / "vae"])
 
 
+def vae_tiny():
+    vae = diffusers.AutoencoderTiny.from_pretrained(MODELS / "vae-tiny").float().eval()
+    r = randoms(19)
+    picture, latents = r(1, 3, 48, 32, scale=0.5).clamp(-1, 1), r(1, 4, 5, 4, scale=2.0)
+    out = {"encode.picture": picture.half(), "encode.latents": vae.encode(picture).latents}
+    out |= {"decode.latents": latents.half(), "decode.picture": vae.decode(latents).sample}
+    save("vae-tiny", out, "AutoencoderTiny, both halves", [MODELS / "vae-tiny"])
+
+
 PROMPTS = ["a cat, masterpiece, best quality", "", "Ein Café — 猫 🐈 naïve", "red " * 90]
 
 
@@ -508,6 +517,7 @@ def build():
         vae_blocks(name)
         text(name)
     vae_tiles("sd15-v")
+    vae_tiny()
     text("text-tower")
     vision("vit-a")
     vision("vit-b")

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import (
     CLIPImageProcessor,
@@ -470,9 +470,19 @@ def text_tower():
     bpe.save_old(folder, MERGES)
 
 
+def vae_tiny():
+    """A small autoencoder of TAESD's kind, as diffusers saves it."""
+    widths, blocks = (8, 8, 8, 8), (1, 1, 2, 1)
+    model = AutoencoderTiny(
+        encoder_block_out_channels=widths, decoder_block_out_channels=widths, num_encoder_blocks=blocks, num_decoder_blocks=blocks[::-1]
+    ).eval()
+    randomise(model, 131, [(r"conv\.4", 0.7)])
+    model.half().save_pretrained(MODELS / "vae-tiny")
+
+
 def build():
     shutil.rmtree(MODELS, ignore_errors=True)
-    for make in (sd15_a, sd15_v, sd15_s, sdxl_a, sdxl_b, sd15_i, sdxl_i, text_tower):
+    for make in (sd15_a, sd15_v, sd15_s, sdxl_a, sdxl_b, sd15_i, sdxl_i, text_tower, vae_tiny):
         make()
     vision("vit-a", 301, 32, 4, 3, 64, "gelu", 32, 8, 24, old=False)
     vision("vit-b", 302, 40, 5, 4, 80, "quick_gelu", 40, 10, 28, old=True)

@@ -386,3 +386,41 @@ fn tiled_autoencoders_equal_diffusers() {
         check(&format!("{case} encode"), &moments, &of("encode.moments"));
     }
 }
+
+#[test]
+fn small_autoencoders_equal_diffusers() {
+    let w = ladder("vae-tiny").expect("a fixture");
+    let of = |key: &str| last(&tensor(&w, key));
+    let folder = model("vae-tiny");
+    let weights = Weights::open_component(&folder).expect("weights");
+    let config: VaeConfig = config(&folder.join("config.json"));
+    assert_eq!((config.is_tiny(), config.factor(), config.scaling_factor), (true, 8, 1.0));
+    let check_decoder = |config: &VaeConfig, weights: &Weights| {
+        let decoder = Decoder::load(config, weights).expect("a decoder");
+        check("decode", &decoder.forward(&of("decode.latents")), &of("decode.picture"));
+    };
+    let check_encoder = |config: &VaeConfig, weights: &Weights| {
+        let encoder = Encoder::load(config, weights).expect("an encoder");
+        check("encode", &encoder.forward(&of("encode.picture")), &of("encode.latents"));
+    };
+    check_decoder(&config, &weights);
+    check_encoder(&config, &weights);
+    // taesd_decoder.safetensors and taesd_encoder.safetensors: bare numbers, with the decoder's clamp as layer 0.
+    let decoder = weights.renamed(|key| {
+        let (n, rest) = key.strip_prefix("decoder.layers.")?.split_once('.')?;
+        Some(format!("{}.{rest}", n.parse::<usize>().ok()? + 1))
+    });
+    let encoder = weights.strip_prefix("encoder.layers.");
+    let found = VaeConfig::of_tiny(&decoder).expect("a small autoencoder");
+    assert_eq!((found.latent_channels, found.factor(), found.scaling_factor), (4, 8, 1.0));
+    check_decoder(&found, &decoder);
+    check_encoder(&VaeConfig::of_tiny(&encoder).expect("a small autoencoder"), &encoder);
+    // One half is not the other, and other weights are neither.
+    assert!(Encoder::load(&found, &decoder).is_err() && Decoder::load(&found, &encoder).is_err());
+    let other = Weights::open_component(model("sd15-v").join("vae")).expect("weights");
+    assert!(VaeConfig::of_tiny(&other).is_none());
+    let message = Decoder::load(&found, &other).err().expect("refused").to_string();
+    assert!(message.contains("small autoencoder"), "{message}");
+    let wider = VaeConfig { latent_channels: 16, ..found };
+    assert!(Decoder::load(&wider, &decoder).is_err());
+}

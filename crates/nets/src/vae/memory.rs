@@ -6,6 +6,9 @@ use crate::memory::{Ledger, Size};
 impl VaeConfig {
     /// Most bytes alive while one picture's latents of this size are decoded, latents and picture included.
     pub fn decode_bytes(&self, height: usize, width: usize) -> u64 {
+        if self.is_tiny() {
+            return self.tiny_bytes(height * self.factor(), width * self.factor());
+        }
         let mut ledger = Ledger::default();
         let mut size = Size { batch: 1, height, width };
         let pixels = size.pixels();
@@ -33,6 +36,9 @@ impl VaeConfig {
 
     /// Most bytes alive while one picture of this size is encoded, picture and moments included.
     pub fn encode_bytes(&self, height: usize, width: usize) -> u64 {
+        if self.is_tiny() {
+            return self.tiny_bytes(height, width);
+        }
         let mut ledger = Ledger::default();
         let mut size = Size { batch: 1, height, width };
         let pixels = size.pixels();
@@ -54,6 +60,14 @@ impl VaeConfig {
         self.middle(&mut ledger, size, inputs);
         ledger.conv(size, inputs, 2 * self.latent_channels, true);
         ledger.take(size.pixels() * 2 * self.latent_channels);
+        ledger.peak_bytes()
+    }
+
+    /// A block at full size: its input, what is between its convolutions, and its output, beside the picture.
+    fn tiny_bytes(&self, height: usize, width: usize) -> u64 {
+        let mut ledger = Ledger::default();
+        let channels = self.block_out_channels.first().copied().unwrap_or(0);
+        ledger.take(height * width * (3 * channels + self.out_channels));
         ledger.peak_bytes()
     }
 
