@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, Command, ValueHint};
 use instantstyle_engine::control::MAPS;
 use instantstyle_engine::convert::TYPES;
 use instantstyle_engine::family::fast_names;
-use instantstyle_engine::request::fields::{Field, INIT, Kind, LISTS, List, REQUEST, SUBTRACT};
+use instantstyle_engine::request::fields::{Field, HIRES, INIT, Kind, LISTS, List, REQUEST, SUBTRACT};
 use instantstyle_engine::request::{PRECISIONS, PRESETS};
 use instantstyle_engine::sampler::{SAMPLERS, SCHEDULES};
 use instantstyle_hub::catalogue::CATALOGUE;
@@ -40,6 +40,7 @@ fn of_field(prefix: &str, field: &'static Field) -> Vec<Flag> {
     let inner = match field.kind {
         Kind::Subtract => SUBTRACT,
         Kind::Init => INIT,
+        Kind::Hires => HIRES,
         _ => {
             return vec![Flag {
                 name: format!("{prefix}{}", field.name.replace('_', "-")),
@@ -77,9 +78,13 @@ impl Flag {
             Kind::Whole(..) => ("N", ValueHint::Other),
             Kind::Number(..) => ("X", ValueHint::Other),
             Kind::Inject => ("WHERE", ValueHint::Other),
-            Kind::Choice(_) | Kind::Sampler | Kind::Device | Kind::Subtract | Kind::Init | Kind::List(_) => {
-                ("NAME", ValueHint::Other)
-            }
+            Kind::Choice(_)
+            | Kind::Sampler
+            | Kind::Device
+            | Kind::Subtract
+            | Kind::Init
+            | Kind::Hires
+            | Kind::List(_) => ("NAME", ValueHint::Other),
         };
         // Negative numbers, and prompts that begin with a dash.
         let dashes = matches!(field.kind, Kind::Text | Kind::Whole(..) | Kind::Number(..));

@@ -2,6 +2,7 @@
 
 use crate::encode::channels_last;
 use crate::error::Error;
+use crate::init::Init;
 use crate::picture::Picture;
 use crate::plan::Plan;
 use crate::{Observer, model_error};
@@ -11,6 +12,22 @@ use instantstyle_nets::vae::Decoder;
 /// Loads a plan's decoder.
 pub fn decoder(plan: &Plan) -> Result<Decoder, Error> {
     Decoder::load(&plan.vae, &plan.vae_place.component_or_file()?).map_err(model_error)
+}
+
+/// A finished picture: decoded, and where the request says so with the pixels of `init` outside its mask put back.
+pub fn painted(
+    plan: &Plan,
+    decoder: &Decoder,
+    latents: &[f32],
+    init: Option<&Init>,
+    observer: &dyn Observer,
+) -> Result<Picture, Error> {
+    let mut picture = decode(plan, decoder, latents, observer)?;
+    let edge_px = plan.request().init.as_ref().and_then(|i| i.blend_px);
+    if let (Some(init), Some(edge_px)) = (init, edge_px) {
+        init.blend(&mut picture, edge_px);
+    }
+    Ok(picture)
 }
 
 /// Decodes a sampler's last latents [channels, h, w], in tiles where the plan says so.

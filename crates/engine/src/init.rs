@@ -15,7 +15,10 @@ use instantstyle_nets::vae::{Encoder, VaeConfig};
 /// The distribution of a picture's latents, [channels, h, w] each.
 struct Moments {
     mean: Vec<f32>,
-    deviation: Vec<f32>,
+    /// None where nothing is drawn: small autoencoders give the latents themselves.
+    deviation: Option<Vec<f32>>,
+    /// True for latents as the UNet sees them.
+    scaled: bool,
 }
 
 impl Moments {
@@ -25,38 +28,48 @@ impl Moments {
             Some(tiling) => encoder.forward_tiled(picture, tiling),
             None => encoder.forward(picture),
         };
-        let moments = planes(&moments);
-        let (mean, logvar) = moments.split_at(moments.len() / 2);
-        // The bounds are those of diffusers' `DiagonalGaussianDistribution`.
-        let deviation = logvar.iter().map(|v| (0.5 * v.clamp(-30.0, 20.0)).exp()).collect();
-        Moments { mean: mean.to_vec(), deviation }
+        let distribution = moments.channels() > plan.vae.latent_channels;
+        let mut mean = planes(&moments);
+        let deviation = distribution.then(|| {
+            let logvar = mean.split_off(mean.len() / 2);
+            // The bounds are those of diffusers' `DiagonalGaussianDistribution`.
+            logvar.iter().map(|v| (0.5 * v.clamp(-30.0, 20.0)).exp()).collect()
+        });
+        Moments { mean, deviation, scaled: false }
     }
 
     /// Latents as the UNet sees them.
     fn draw(&self, vae: &VaeConfig, rng: &mut TorchRng) -> Vec<f32> {
-        let noise = rng.normal_f32(self.mean.len());
-        let cells = self.mean.len() / vae.latent_channels;
+        let mut sample = self.mean.clone();
+        if let Some(deviation) = &self.deviation {
+            let noise = rng.normal_f32(sample.len());
+            sample.iter_mut().zip(deviation).zip(&noise).for_each(|((m, d), n)| *m += d * n);
+        }
+        if self.scaled {
+            return sample;
+        }
+        let cells = sample.len() / vae.latent_channels;
         let scaling = vae.scaling_factor as f32;
         let norm = vae.latents_mean.as_ref().zip(vae.latents_std.as_ref());
-        let sample = self.mean.iter().zip(&self.deviation).zip(&noise).map(|((m, d), n)| m + d * n);
-        match norm {
-            Some((mean, std)) => sample
-                .enumerate()
-                .map(|(i, v)| (v - mean[i / cells] as f32) * scaling / std[i / cells] as f32)
-                .collect(),
-            None => sample.map(|v| v * scaling).collect(),
+        for (i, v) in sample.iter_mut().enumerate() {
+            *v = match norm {
+                Some((mean, std)) => (*v - mean[i / cells] as f32) * scaling / std[i / cells] as f32,
+                None => *v * scaling,
+            };
         }
+        sample
     }
 }
 
 /// The picture of a request's `init`, encoded once for all pictures of the request.
 pub struct Init {
-    picture: Picture,
     whole: Moments,
     mask: Option<Mask>,
 }
 
 struct Mask {
+    /// The picture.
+    picture: Picture,
     /// 1 where it is repainted, at the size of the picture.
     full: Vec<f32>,
     /// The same at the size of the latents.
@@ -88,15 +101,23 @@ pub(crate) fn fitted(
     Ok(resize(&picture, width, height, Filter::Lanczos))
 }
 
-/// Encodes the picture that a plan starts from, if there is one.
+/// Encodes the picture that a plan starts from, if it names one.
 pub fn encode(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Option<Init>, Error> {
-    let Some(init) = &plan.init else { return Ok(None) };
+    let Some(place) = plan.init.as_ref().and_then(|init| init.image.as_ref()) else { return Ok(None) };
+    of_fitted(plan, fitted("init.image", place, plan.width, plan.height, notice)?).map(Some)
+}
+
+/// Encodes a picture, resized, as a plan's start.
+pub fn of_picture(plan: &Plan, picture: &Picture) -> Result<Init, Error> {
+    of_fitted(plan, resize(picture, plan.width, plan.height, Filter::Lanczos))
+}
+
+fn of_fitted(plan: &Plan, picture: Picture) -> Result<Init, Error> {
     let (width, height, factor) = (plan.width, plan.height, plan.vae.factor());
-    let picture = fitted("init.image", &init.image, width, height, notice)?;
     let encoder =
         Encoder::load(&plan.vae, &plan.vae_place.component_or_file()?).map_err(crate::model_error)?;
     let values: Vec<f32> = picture.rgb.iter().map(|v| f32::from(*v) / 255.0 * 2.0 - 1.0).collect();
-    let mask = match &init.mask {
+    let mask = match plan.init.as_ref().and_then(|init| init.mask.as_ref()) {
         None => None,
         Some(place) => {
             let full = mask_at(place, width, height)?;
@@ -114,11 +135,16 @@ pub fn encode(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Option<Init
                 .flat_map(|y| (0..width / factor).map(move |x| (y, x)))
                 .map(|(y, x)| cell(y, x));
             let cells = cells.collect();
-            Some(Mask { full, cells, rest })
+            Some(Mask { picture, full, cells, rest })
         }
     };
     let whole = Moments::of(plan, &encoder, &Tensor::new([1, height, width, 3], values));
-    Ok(Some(Init { picture, whole, mask }))
+    Ok(Init { whole, mask })
+}
+
+/// Latents as the UNet sees them, [channels, h, w], as a start.
+pub fn of_latents(latents: Vec<f32>) -> Init {
+    Init { whole: Moments { mean: latents, deviation: None, scaled: true }, mask: None }
 }
 
 /// What one picture's sampling begins with.
@@ -191,7 +217,7 @@ impl Init {
     pub fn blend(&self, painted: &mut Picture, edge_px: f64) {
         let Some(mask) = &self.mask else { return };
         let distance = distance_inside(&mask.full, painted.width);
-        for (i, (p, o)) in painted.rgb.iter_mut().zip(&self.picture.rgb).enumerate() {
+        for (i, (p, o)) in painted.rgb.iter_mut().zip(&mask.picture.rgb).enumerate() {
             let part = (f64::from(distance[i / 3]) / (edge_px + 1.0)).min(1.0);
             *p = (f64::from(*o) + part * (f64::from(*p) - f64::from(*o))).round() as u8;
         }

@@ -22,6 +22,7 @@ pub mod encode;
 pub mod error;
 pub mod family;
 pub mod guidance;
+mod hires;
 mod init;
 pub mod injection;
 pub mod inspect;
@@ -40,10 +41,12 @@ pub use error::Error;
 pub use instantstyle_nets::weights::to_safetensors;
 
 use crate::encode::Prompts;
+use crate::init::Init;
 use crate::loras::Loras;
 use crate::memory::MemoryPlan;
 use crate::picture::Picture;
 use crate::plan::Plan;
+use crate::references::Tokens;
 use instantstyle_nets::unet::UNet;
 use std::time::Instant;
 
@@ -147,41 +150,49 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     check(observer)?;
     observer.event(Event::Stage("loading"));
     let start = Instant::now();
-    let conditioned = {
-        let unet = UNet::load(&plan.unet, &loras.component(&plan.model, "unet")?).map_err(model_error)?;
-        let injections = references::inject(plan, &unet, &tokens)?;
-        let conditioning = denoise::prepare(plan, &unet, &text, injections, &maps)?;
-        (unet, conditioning)
+    let unet = UNet::load(&plan.unet, &loras.component(&plan.model, "unet")?).map_err(model_error)?;
+    let prepared = |plan: &Plan, tokens: &[Tokens], maps: &[Picture]| {
+        let injections = references::inject(plan, &unet, tokens)?;
+        denoise::prepare(plan, &unet, &text, injections, maps)
     };
-    drop((text, tokens, maps));
+    let conditioning = prepared(plan, &tokens, &maps)?;
+    drop(maps);
     timings.prepare_s = start.elapsed().as_secs_f64();
 
     observer.event(Event::Stage("denoising"));
     let start = Instant::now();
-    let (unet, conditioning) = conditioned;
-    let latents = (0..plan.count)
+    let mut latents = (0..plan.count)
         .map(|i| denoise::denoise(plan, &unet, &conditioning, init.as_ref(), i, observer))
         .collect::<Result<Vec<_>, _>>()?;
-    drop((unet, conditioning));
+    drop(conditioning);
+    let mut starts: Vec<Init> = init.into_iter().collect();
+    if let Some(second) = plan.second.as_deref() {
+        starts = hires::starts(plan, second, &latents, starts.first(), observer)?;
+        let maps = control::pictures(second, &mut |_| {})?;
+        let conditioning = prepared(second, &references::resized(second, &tokens)?, &maps)?;
+        observer.event(Event::Stage("denoising"));
+        latents = (0..plan.count)
+            .map(|i| denoise::denoise(second, &unet, &conditioning, starts.get(i), i, observer))
+            .collect::<Result<Vec<_>, _>>()?;
+    }
+    drop((unet, text, tokens));
     timings.denoise_s = start.elapsed().as_secs_f64();
 
     check(observer)?;
     observer.event(Event::Stage("decoding"));
     let start = Instant::now();
-    let decoder = decode::decoder(plan)?;
-    let factor = plan.vae.factor();
-    let shape = [plan.vae.latent_channels, plan.height / factor, plan.width / factor];
+    let last = plan.last();
+    let decoder = decode::decoder(last)?;
+    let factor = last.vae.factor();
+    let shape = [last.vae.latent_channels, last.height / factor, last.width / factor];
     let mut outputs = Vec::new();
     for (i, latents) in latents.into_iter().enumerate() {
         check(observer)?;
-        let mut picture = decode::decode(plan, &decoder, &latents, observer)?;
-        let edge_px = plan.request().init.as_ref().and_then(|i| i.blend_px);
-        if let (Some(init), Some(edge_px)) = (&init, edge_px) {
-            init.blend(&mut picture, edge_px);
-        }
+        // One start for all pictures, or one for each.
+        let init = starts.get(i).or(starts.first());
         outputs.push(Output {
             seed: plan.seed.wrapping_add(i as u64),
-            picture,
+            picture: decode::painted(last, &decoder, &latents, init, observer)?,
             latents,
             latents_shape: shape,
         });

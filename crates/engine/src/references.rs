@@ -47,6 +47,16 @@ pub fn encode(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Vec<Tokens>
     Ok(out)
 }
 
+/// The same tokens for a plan of another size: masks are read for it.
+pub fn resized(plan: &Plan, tokens: &[Tokens]) -> Result<Vec<Tokens>, Error> {
+    let one = |t: &Tokens| {
+        let mask = plan.references[t.reference].mask.as_ref();
+        let mask = mask.map(|m| mask_at(m, plan.width, plan.height)).transpose()?;
+        Ok(Tokens { reference: t.reference, tokens: t.tokens.clone(), mask })
+    };
+    tokens.iter().map(one).collect()
+}
+
 /// The branches of all references. References on one adapter and encoder with the same weights and window and no mask
 /// are attended together, with one softmax over all their tokens, as published; others each on their own, and added up.
 pub fn inject(plan: &Plan, unet: &UNet, tokens: &[Tokens]) -> Result<Injections, Error> {

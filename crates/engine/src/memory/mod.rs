@@ -50,7 +50,16 @@ impl MemoryPlan {
     /// # Errors
     /// If a file is missing or damaged.
     pub fn of(plan: &Plan) -> Result<Self, Error> {
-        let mut stages = vec![text(plan)?, pictures(plan)?, denoising(plan)?, decoding(plan)?];
+        let mut stages = vec![text(plan)?, pictures(plan)?, denoising(plan)?];
+        if let Some(second) = plan.second.as_deref() {
+            // Between the passes the first is decoded and coded anew beside the UNet's mapped weights.
+            let unet = stages[2].mapped_bytes;
+            let parts = [Some(decoding(plan)?), coding(second)?];
+            let beside = |s: Stage| (unet + s.mapped_bytes, s.own_bytes);
+            stages.push(most("enlarging", parts.into_iter().flatten().map(beside)));
+            stages.push(Stage { name: "denoising again", ..denoising(second)? });
+        }
+        stages.push(decoding(plan.last())?);
         stages.retain(|s| s.own_bytes > 0);
         let mut kept = 0;
         for stage in &mut stages {
@@ -207,21 +216,22 @@ fn pictures(plan: &Plan) -> Result<Stage, Error> {
             parts.push(network(&tower.component()?, text_config(tower)?.forward_bytes(1)));
         }
     }
-    if plan.init.is_some() {
-        let weights = plan.vae_place.component_or_file()?;
-        let (mapped, own) = weights_bytes(&weights, |key| key.starts_with("encoder."));
-        let (height, width) = match plan.tiling() {
-            Some(t) => (t.latents() * plan.vae.factor(), t.latents() * plan.vae.factor()),
-            None => (plan.height, plan.width),
-        };
-        // The picture in bytes, its values and those of the masked one.
-        let picture = (plan.width * plan.height * (3 + 2 * 12)) as u64;
-        parts.push((
-            mapped,
-            own + picture + plan.vae.encode_bytes(height.min(plan.height), width.min(plan.width)),
-        ));
-    }
+    parts.extend(coding(plan)?.map(|s| (s.mapped_bytes, s.own_bytes)));
     Ok(most("encoding pictures", parts))
+}
+
+/// The picture that a plan starts from.
+fn coding(plan: &Plan) -> Result<Option<Stage>, Error> {
+    if plan.init.is_none() {
+        return Ok(None);
+    }
+    let weights = plan.vae_place.component_or_file()?;
+    let (mapped, own) = weights_bytes(&weights, |key| key.starts_with("encoder."));
+    let side = plan.tiling().map_or(usize::MAX, |t| t.latents() * plan.vae.factor());
+    // The picture in bytes, its values and those of the masked one.
+    let pictures = (plan.width * plan.height * (3 + 2 * 12)) as u64;
+    let activations = plan.vae.encode_bytes(side.min(plan.height), side.min(plan.width));
+    Ok(Some(most("", [(mapped, own + pictures + activations)])))
 }
 
 fn denoising(plan: &Plan) -> Result<Stage, Error> {

@@ -10,19 +10,19 @@ use instantstyle_nets::vae::VaeConfig;
 /// The picture to start from, resolved.
 #[derive(Clone)]
 pub struct PlannedInit {
-    /// The picture.
-    pub image: Place,
+    /// The picture; None where it is that of the first of two passes.
+    pub image: Option<Place>,
     /// The mask picture.
     pub mask: Option<Place>,
     /// Part of the steps that is run.
     pub strength: f64,
 }
 
-pub(super) fn planned_init(init: &Init) -> Result<PlannedInit, Error> {
+pub(super) fn planned_init(init: &Init, made: bool) -> Result<PlannedInit, Error> {
     let mask = init.mask.as_ref().map(|m| file("init", "mask", m)).transpose()?;
     let usual = if mask.is_some() { 1.0 } else { Init::STRENGTH };
     Ok(PlannedInit {
-        image: file("init", "image", &init.image)?,
+        image: if made { None } else { Some(file("init", "image", &init.image)?) },
         mask,
         strength: init.strength.unwrap_or(usual),
     })

@@ -2,6 +2,7 @@
 //! headers. No tensors are read.
 
 mod controls;
+mod hires;
 mod init;
 mod names;
 mod places;
@@ -18,7 +19,7 @@ use crate::loras::{self, PlannedLora};
 use crate::memory;
 use crate::model::{EMBEDDED, Place};
 use crate::model_error;
-use crate::request::{Device, LoraUse, Precision, Request, VaeTiling};
+use crate::request::{Device, LoraUse, Precision, Request, Upscale, VaeTiling};
 use crate::sampler::{self, SchedulerConfig};
 use controls::planned_control;
 use init::{check_inpainting, first_step, planned_init};
@@ -58,6 +59,8 @@ pub struct Plan {
     calls: usize,
     /// The model calls with guidance.
     pub(crate) guided_calls: std::ops::Range<usize>,
+    /// The second, larger pass.
+    pub(crate) second: Option<Box<Plan>>,
     /// Memory that may be taken, where it is known and to be checked.
     pub(crate) available_bytes: Option<u64>,
 }
@@ -81,6 +84,30 @@ impl Plan {
     /// # Errors
     /// As [`Plan::resolve`].
     pub fn resolve_within(request: &Request, available_bytes: Option<u64>) -> Result<Plan, Error> {
+        let Some(hires) = &request.hires else { return Plan::one(request, available_bytes, false) };
+        let alone = Request { hires: None, ..request.clone() };
+        let mut first = Plan::one(&alone, available_bytes, false)?;
+        let (mut larger, filled) = hires::second(&first, hires)?;
+        // Both passes or none in tiles, so that one stored word repeats the picture.
+        larger.vae_tiling = request.vae_tiling;
+        let second = Plan::one(&larger, available_bytes, true).map_err(|e| match e {
+            Error::Request { field, message } => {
+                Error::Request { field: field.replacen("init.", "hires.", 1), message }
+            }
+            other => other,
+        })?;
+        let tiling = [&first, &second].into_iter().find(|p| p.request.vae_tiling == Some(VaeTiling::On));
+        let tiling = tiling.map_or(VaeTiling::Off, |_| VaeTiling::On);
+        first.request.hires = Some(filled);
+        first.request.vae_tiling = Some(tiling);
+        let mut second = Box::new(second);
+        second.request.vae_tiling = Some(tiling);
+        first.second = Some(second);
+        Ok(first)
+    }
+
+    /// One pass; `made` if its start is made by an earlier one.
+    fn one(request: &Request, available_bytes: Option<u64>, made: bool) -> Result<Plan, Error> {
         let cache = Cache::from_env();
         let mut names = Names::new(&cache);
         let asked = request;
@@ -150,7 +177,7 @@ impl Plan {
             SchedulerConfig::from_json(&scheduler_json).map_err(|e| scheduler_place.error(e.to_string()))?;
         let sampler = sampler::build(sampler_name, schedule, &scheduler, steps)
             .map_err(|e| Error::request("sampler", e.to_string()))?;
-        let init = request.init.as_ref().map(planned_init).transpose()?;
+        let init = request.init.as_ref().map(|i| planned_init(i, made)).transpose()?;
         check_inpainting(&model, &unet, &vae, init.as_ref())?;
         let first_call = match &init {
             Some(init) => first_step(steps, init.strength)? * sampler.calls_per_step(),
@@ -228,6 +255,7 @@ impl Plan {
                 request.guidance_end.unwrap_or(1.0),
                 calls,
             ),
+            second: None,
             available_bytes,
         })
     }
@@ -272,9 +300,14 @@ impl Plan {
         self.init.as_ref().map_or(1.0, |i| i.strength)
     }
 
-    /// Model calls per picture.
+    /// Model calls per picture of this pass.
     pub fn calls(&self) -> usize {
         self.calls
+    }
+
+    /// The pass whose pictures are the result.
+    pub(crate) fn last(&self) -> &Plan {
+        self.second.as_deref().unwrap_or(self)
     }
 
     /// A short name of the model, for the A1111 text.
@@ -329,11 +362,11 @@ impl Plan {
             "request": self.request,
             "family": self.family.name,
             "sampler": self.request.sampler.clone().or_else(|| self.scheduler.class_name().map(str::to_owned)),
-            "model_calls": self.calls,
+            "model_calls": self.calls + self.second.as_ref().map_or(0, |s| s.calls),
             "rows_per_call": if self.guided() { 2 } else { 1 },
             "deep_cache": self.deep_cache(),
             "guided_calls": if self.guided() { json!([self.guided_calls.start, self.guided_calls.end]) } else { json!([0, 0]) },
-            "latents": [self.vae.latent_channels, self.height / self.vae.factor(), self.width / self.vae.factor()],
+            "latents": [self.vae.latent_channels, self.last().height / self.vae.factor(), self.last().width / self.vae.factor()],
             "controls": controls,
             "loras": loras,
             "references": references,
@@ -372,7 +405,19 @@ impl std::fmt::Display for Plan {
         }
         if let Some(init) = &self.init {
             let verb = if init.mask.is_some() { "repaints a part of" } else { "starts from" };
-            writeln!(f, "init       {verb} {}, strength {}", init.image.path().display(), init.strength)?;
+            let image = init.image.as_ref().map(Place::path).unwrap_or_default();
+            writeln!(f, "init       {verb} {}, strength {}", image.display(), init.strength)?;
+        }
+        if let (Some(second), Some(hires)) = (&self.second, &self.request.hires) {
+            writeln!(
+                f,
+                "hires      {} x {} px from the {}, {} more model calls, strength {}",
+                second.width,
+                second.height,
+                if hires.upscale == Upscale::Pixel { "picture" } else { "latents" },
+                second.calls,
+                second.strength()
+            )?;
         }
         if self.request.vae.is_some() {
             writeln!(f, "vae        {}", self.vae_place.path().display())?;

@@ -1,6 +1,6 @@
 //! The fields of a request, once: the parser, the flags and their help, the schema and the docs read these tables.
 
-use super::{LORA_BLOCKS, PRECISIONS, PRESETS, VAE_TILINGS};
+use super::{LORA_BLOCKS, PRECISIONS, PRESETS, UPSCALES, VAE_TILINGS};
 use crate::control::MAPS;
 use crate::family::fast_names;
 use crate::sampler::{SAMPLERS, SCHEDULES};
@@ -32,6 +32,8 @@ pub enum Kind {
     Subtract,
     /// An object of [`INIT`].
     Init,
+    /// An object of [`HIRES`].
+    Hires,
     /// A list of objects.
     List(&'static List),
 }
@@ -260,6 +262,13 @@ pub const REQUEST: &[Field] = &[
         "",
     ),
     field(
+        "hires",
+        Kind::Hires,
+        "none: one pass",
+        "A second, larger pass over the enlarged picture: high resolution without repetition",
+        "",
+    ),
+    field(
         "loras",
         Kind::List(&LORAS),
         "none",
@@ -435,6 +444,44 @@ pub const INIT: &[Field] = &[
     ),
 ];
 
+fn upscales() -> Vec<(&'static str, &'static str)> {
+    UPSCALES.iter().map(|(name, _, about)| (*name, *about)).collect()
+}
+
+/// Fields of `hires`.
+pub const HIRES: &[Field] = &[
+    field(
+        "scale",
+        Kind::Number(1.0, 8.0),
+        "2, or what width and height say",
+        "Make the picture at width x height, enlarge it by this factor, and paint over it in a second pass",
+        "2",
+    ),
+    field(
+        "width",
+        Kind::Whole(1, MAX_SIDE),
+        "by the factor",
+        "Width of the result in pixels, instead of a factor",
+        "2048",
+    ),
+    field("height", Kind::Whole(1, MAX_SIDE), "by the factor", "Height of the result, likewise", "1536"),
+    field(
+        "strength",
+        Kind::Number(0.0, 1.0),
+        "0.5",
+        "How much the second pass repaints: the part of its steps that is run",
+        "0.4",
+    ),
+    field(
+        "upscale",
+        Kind::Choice(upscales),
+        "pixel",
+        "What is enlarged: pixel (the picture), latent or latent-nearest (the latents)",
+        "latent",
+    ),
+    field("steps", Kind::Whole(1, 1000), "the request's", "Steps of the second pass", "20"),
+];
+
 /// Fields of `subtract`.
 pub const SUBTRACT: &[Field] = &[
     field("text", Kind::Text, "", "What the reference shows and the picture should not", "a rabbit"),
@@ -471,6 +518,7 @@ impl Field {
             }
             Kind::Subtract => "an object like {\"text\": \"a rabbit\", \"scale\": 0.5}".to_owned(),
             Kind::Init => "an object like {\"image\": \"photo.png\", \"strength\": 0.6}".to_owned(),
+            Kind::Hires => "an object like {\"scale\": 2, \"strength\": 0.5}".to_owned(),
             Kind::List(list) => {
                 let first = &list.fields[0];
                 format!(
@@ -515,6 +563,7 @@ impl Field {
             ] }),
             Kind::Subtract => object(SUBTRACT),
             Kind::Init => object(INIT),
+            Kind::Hires => object(HIRES),
             Kind::List(list) => {
                 json!({ "type": "array", "maxItems": list.most, "items": object(list.fields) })
             }

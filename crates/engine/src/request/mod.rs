@@ -188,6 +188,55 @@ impl Init {
     pub const STRENGTH: f64 = 0.6;
 }
 
+/// How the first pass of [`Hires`] is enlarged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[allow(missing_docs)]
+pub enum Upscale {
+    #[default]
+    #[serde(rename = "pixel")]
+    Pixel,
+    #[serde(rename = "latent")]
+    Latent,
+    #[serde(rename = "latent-nearest")]
+    LatentNearest,
+}
+
+/// The ways to enlarge by name, with a line for people.
+pub const UPSCALES: &[(&str, Upscale, &str)] = &[
+    ("pixel", Upscale::Pixel, "the picture, by Lanczos, coded anew"),
+    ("latent", Upscale::Latent, "the latents, bilinearly; wants a strength of 0.5 or more"),
+    ("latent-nearest", Upscale::LatentNearest, "the latents, by the nearest neighbour; likewise"),
+];
+
+/// Two passes: the picture is made at the request's size, enlarged, and painted over at the larger size.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Hires {
+    /// Factor of both sides; [`Hires::SCALE`] where nothing is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<f64>,
+    /// Width of the result, instead of the factor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
+    /// Height of the result, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub height: Option<usize>,
+    /// How much is repainted in the second pass; [`Hires::STRENGTH`] where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub strength: Option<f64>,
+    /// How it is enlarged.
+    pub upscale: Upscale,
+    /// Steps of the second pass before `strength`; the request's where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<usize>,
+}
+
+impl Hires {
+    /// Factor where none is given.
+    pub const SCALE: f64 = 2.0;
+    /// Strength where none is given.
+    pub const STRENGTH: f64 = 0.5;
+}
+
 /// Which part of a B-LoRA acts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -334,6 +383,9 @@ pub struct Request {
     /// ControlNets.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub controls: Vec<Control>,
+    /// Two passes, the second one larger.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hires: Option<Hires>,
     /// Changes of the model's weights.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraUse>,

@@ -1,13 +1,13 @@
 //! From hostile JSON to a [`Request`]: every fault names its field and what is allowed.
 
 use super::fields::{
-    CONTROLS, Field, INIT, Kind, LORAS, List, MAX_BLOCKS, MAX_TEXT_BYTES, MAX_WEIGHT, REFERENCES, REQUEST,
-    SUBTRACT,
+    CONTROLS, Field, HIRES, INIT, Kind, LORAS, List, MAX_BLOCKS, MAX_TEXT_BYTES, MAX_WEIGHT, REFERENCES,
+    REQUEST, SUBTRACT,
 };
 use super::json::{Json, short};
 use super::{
-    Control, Device, Init, Inject, LORA_BLOCKS, LoraUse, PRECISIONS, PRESETS, Reference, Request, Subtract,
-    VAE_TILINGS,
+    Control, Device, Hires, Init, Inject, LORA_BLOCKS, LoraUse, PRECISIONS, PRESETS, Reference, Request,
+    Subtract, UPSCALES, VAE_TILINGS,
 };
 use crate::control::CANNY;
 use crate::error::Error;
@@ -148,7 +148,7 @@ fn refused(field: &Field, value: &Json) -> Option<String> {
         },
         (Kind::Device, Json::Text(t)) => device(t).is_some(),
         (Kind::Inject, Json::Text(t)) => preset(t).is_some(),
-        (Kind::Inject | Kind::Subtract | Kind::Init, Json::Object(_)) => true,
+        (Kind::Inject | Kind::Subtract | Kind::Init | Kind::Hires, Json::Object(_)) => true,
         (Kind::List(of), Json::List(list)) if list.len() > of.most => {
             return Some(format!("has {} entries, expected at most {}", list.len(), of.most));
         }
@@ -164,6 +164,7 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
     let loras = f.list(&LORAS, |f| lora(f, base))?;
     let references = f.list(&REFERENCES, |f| reference(f, base))?;
     let init = f.take("init").map(|json| init(json, base)).transpose()?;
+    let hires = f.take("hires").map(hires).transpose()?;
     let small = |n: Option<u64>| n.and_then(|n| usize::try_from(n).ok());
     let request = Request {
         model: f.path("model", base)?.map(|p| p.to_string_lossy().into_owned()),
@@ -190,6 +191,7 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
         vae_tiling: f.text("vae_tiling").and_then(|t| VAE_TILINGS.iter().find(|v| v.0 == t)).map(|v| v.1),
         init,
         controls,
+        hires,
         loras,
         references,
     };
@@ -265,6 +267,27 @@ fn in_order(f: &Fields, start: f64, end: f64) -> Result<(), Error> {
         return Err(Error::request(f.at("start"), format!("is {start}, after end, which is {end}")));
     }
     Ok(())
+}
+
+fn hires(json: Json) -> Result<Hires, Error> {
+    let mut f = Fields::new("hires", json, "hires", HIRES)?;
+    let small = |n: Option<u64>| n.and_then(|n| usize::try_from(n).ok());
+    let upscale = f.text("upscale").and_then(|t| UPSCALES.iter().find(|u| u.0 == t));
+    let hires = Hires {
+        scale: f.number("scale"),
+        width: small(f.whole("width")),
+        height: small(f.whole("height")),
+        strength: f.number("strength"),
+        upscale: upscale.map(|u| u.1).unwrap_or_default(),
+        steps: small(f.whole("steps")),
+    };
+    if hires.scale.is_some() && (hires.width.is_some() || hires.height.is_some()) {
+        return Err(Error::request(
+            "hires.scale",
+            "is given beside width or height; give the one or the other",
+        ));
+    }
+    Ok(hires)
 }
 
 fn lora(mut f: Fields, base: &Path) -> Result<LoraUse, Error> {

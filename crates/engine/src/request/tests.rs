@@ -61,6 +61,12 @@ fn faults_name_the_field_and_what_is_allowed() {
         (r#"{"seed":1,"seed":2}"#, "seed", "twice"),
         (r#"{"sampler":"eular"}"#, "sampler", "euler"),
         (r#"{"device":"tpu"}"#, "device", "cuda:N"),
+        (r#"{"hires":{"scale":0.5}}"#, "hires.scale", "1 to 8"),
+        (r#"{"hires":{"scale":2,"width":64}}"#, "hires.scale", "one or the other"),
+        (r#"{"hires":{"upscale":"latents"}}"#, "hires.upscale", "did you mean latent"),
+        (r#"{"hires":{"strength":NaN}}"#, "request", "NaN and Infinity are not JSON"),
+        (r#"{"hires":{"steps":0}}"#, "hires.steps", "1 to 1000"),
+        (r#"{"hires":2}"#, "hires", "an object like"),
         (r#"{"vae_tiling":"yes"}"#, "vae_tiling", "auto, on, off"),
         (r#"{"references":[{}]}"#, "references[0].image", "missing"),
         (r#"{"loras":[{"weight":1}]}"#, "loras[0].file", "missing"),
@@ -214,7 +220,7 @@ fn the_tables_are_complete() {
     let text = r#"{"model":"m","unet":"u","precision":"f32","device":"cpu","prompt":"p","negative_prompt":"n","width":8,"height":8,
         "count":1,"seed":1,"steps":1,"guidance":1,"guidance_rescale":0,"guidance_start":0,"guidance_end":1,"deep_cache":2,"clip_skip":0,"sampler":"euler",
         "schedule":"karras","fast":"lcm",
-        "vae_tiling":"on",
+        "vae_tiling":"on","hires":{"width":8,"height":8,"strength":1,"upscale":"latent","steps":1},
         "init":{"image":"i","strength":1,"mask":"m","blend_px":1},
         "vae":"v",
         "controls":[{"model":"m","image":"i","preprocess":"canny","scale":1,"start":0,"end":1,"canny_low":50,"canny_high":200}],
@@ -229,6 +235,9 @@ fn the_tables_are_complete() {
         |t: &[fields::Field]| t.iter().map(|f| f.name.to_owned()).collect::<std::collections::BTreeSet<_>>();
     assert_eq!(keys(&stored), names(fields::REQUEST));
     assert_eq!(keys(&stored["init"]), names(fields::INIT));
+    let mut hires = names(fields::HIRES);
+    hires.remove("scale");
+    assert_eq!(keys(&stored["hires"]), hires, "all but what excludes the sides");
     assert_eq!(keys(&stored["loras"][0]), names(fields::LORA));
     let mut control = keys(&stored["controls"][0]);
     // Belongs to another map than the canny of this request.
