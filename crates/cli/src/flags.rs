@@ -266,6 +266,24 @@ fn generate() -> Command {
             "FILE",
             "Write the maps that the ControlNets see (PNG); several become x-1.png, …, e.g. --save-control-maps map.png",
         ))
+        .arg(path(
+            "preview",
+            "FILE",
+            "Keep writing a small PNG of what the picture will be like while it is made, e.g. --preview now.png",
+        ))
+        .arg(
+            Arg::new("preview-every")
+                .long("preview-every")
+                .value_name("N")
+                .help("After every so manyth model call [default: 1], e.g. --preview-every 5")
+                .value_parser(clap::value_parser!(u16).range(1..=1000)),
+        )
+        .arg(path(
+            "preview-decoder",
+            "PATH",
+            "Small autoencoder (TAESD) for previews of full size [default: none, one pixel for each latent], \
+             e.g. --preview-decoder taesd_decoder.safetensors",
+        ))
         .arg(switch("dry-run", "Print the resolved plan and stop, e.g. --dry-run"))
         .arg(switch("json", "Print one JSON object about the result, or the error, e.g. --json"))
         .arg(

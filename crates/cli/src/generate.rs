@@ -7,6 +7,7 @@ use clap::ArgMatches;
 use instantstyle_engine::memory::{self, MemoryPlan};
 use instantstyle_engine::picture::encode_png;
 use instantstyle_engine::plan::Plan;
+use instantstyle_engine::preview::Previews;
 use instantstyle_engine::request::{PNG_KEYWORD, Request};
 use instantstyle_engine::{Error, Output, Timings, control, generate_timed, parameters};
 use serde_json::{Map, Value, json};
@@ -33,14 +34,24 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
     let pictures = output::names(out, plan.count());
     let maps = map_names(&plan, arguments.get_one("save-control-maps"))?;
     output::check_format("--out", out)?;
+    let preview: Option<&PathBuf> = arguments.get_one("preview");
     let groups = [
         ("--out", &pictures[..]),
         ("--save-latents", latents.map_or(&[], std::slice::from_ref)),
         ("--save-control-maps", &maps[..]),
+        ("--preview", preview.map_or(&[], std::slice::from_ref)),
     ];
     check(&plan, &groups)?;
 
     let mut progress = Progress::new(arguments.get_flag("quiet"), stop.clone());
+    if let Some(file) = preview {
+        let every = arguments.get_one::<u16>("preview-every").map_or(1, |n| usize::from(*n));
+        let decoder = arguments.get_one::<PathBuf>("preview-decoder").cloned();
+        progress.preview(file.clone(), Previews { every, decoder });
+    } else if let Some(name) = ["preview-every", "preview-decoder"].iter().find(|n| arguments.contains_id(n))
+    {
+        return Err(Error::request(format!("--{name}"), "belongs to --preview FILE; give that, too"));
+    }
     let (outputs, timings) = generate_timed(&plan, &mut progress)?;
     let calls_s = progress.calls_s().to_vec();
     drop(progress);

@@ -1,9 +1,13 @@
 //! Progress on standard error: a bar with an estimate on a terminal, plain lines elsewhere.
 
+use crate::output::Files;
 use crate::say;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use instantstyle_engine::picture::{Picture, encode_png};
+use instantstyle_engine::preview::Previews;
 use instantstyle_engine::{Event, Observer};
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,6 +28,8 @@ pub struct Progress {
     /// Since the last model call, and the seconds of every call.
     lap: Instant,
     calls_s: Vec<f64>,
+    /// Where previews go, and which are wanted.
+    preview: Option<(PathBuf, Previews)>,
 }
 
 impl Progress {
@@ -48,6 +54,22 @@ impl Progress {
             last: Instant::now(),
             lap: Instant::now(),
             calls_s: Vec::new(),
+            preview: None,
+        }
+    }
+
+    /// Writes previews to a file, which is whole at any time.
+    pub fn preview(&mut self, file: PathBuf, wanted: Previews) {
+        self.preview = Some((file, wanted));
+    }
+
+    /// One that cannot be written is no reason to stop: it says so once.
+    fn write_preview(&mut self, picture: &Picture) {
+        let Some((file, _)) = &self.preview else { return };
+        let mut files = Files::default();
+        if let Err(e) = files.add(file, &encode_png(picture, &[])).and_then(|()| files.finish()) {
+            self.bar.suspend(|| say(&format!("note: no more previews: {e}")));
+            self.preview = None;
         }
     }
 
@@ -84,12 +106,14 @@ impl Observer for Progress {
                 self.calls_s.push(self.lap.elapsed().as_secs_f64());
                 self.lap = Instant::now();
             }
+            Event::Preview(picture) => self.write_preview(picture),
             Event::Notice(_) => {}
         }
         if self.quiet {
             return;
         }
         match event {
+            Event::Preview(_) => {}
             Event::Notice(text) => self.bar.suspend(|| say(&format!("note: {text}"))),
             Event::Stage(stage) => {
                 self.bar.set_message(stage.to_owned());
@@ -104,6 +128,10 @@ impl Observer for Progress {
                 self.step(picture * steps + step, pictures * steps, what);
             }
         }
+    }
+
+    fn previews(&self) -> Option<Previews> {
+        self.preview.as_ref().map(|(_, wanted)| wanted.clone())
     }
 
     fn cancelled(&self) -> bool {

@@ -25,8 +25,6 @@ fn generate(more: &[&str]) -> Output {
         &model,
         "--prompt",
         "a ship",
-        "--steps",
-        "4",
         "--quiet",
         "--adapter",
         &adapter,
@@ -57,7 +55,7 @@ fn two_passes_equal_those_by_hand() {
     let dir = tempfile::tempdir().expect("a folder");
     let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let latents = |name: &str| std::fs::read(at(name)).expect("latents");
-    let small = ["--width", "64", "--height", "48"];
+    let small = ["--width", "64", "--height", "48", "--steps", "4"];
     let with = |size: &[&str], more: &[&str]| made(&[size, more].concat());
     let save = |name: &str| (at(&format!("{name}.png")), at(&format!("{name}.safetensors")));
 
@@ -110,12 +108,15 @@ fn inpainting_in_two_passes() {
     let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
     let (photo, mask) = (fixture("images/blocks.png"), fixture("images/mask-disc.png"));
     let start = ["--init", &photo, "--init-mask", &mask, "--init-blend-px", "2"];
-    let size = ["--width", "64", "--height", "64"];
+    let size = ["--width", "64", "--height", "64", "--steps", "4"];
     made(&[&size[..], &start, &["--hires", "2", "--out", &at("both.png")]].concat());
     made(&[&size[..], &start, &["--out", &at("first.png")]].concat());
     let first = at("first.png");
     let again = ["--init", &first, "--init-mask", &mask, "--init-blend-px", "2", "--init-strength", "0.5"];
-    made(&[&["--width", "128", "--height", "128"], &again[..], &["--out", &at("second.png")]].concat());
+    made(
+        &[&["--width", "128", "--height", "128", "--steps", "4"], &again[..], &["--out", &at("second.png")]]
+            .concat(),
+    );
     let rgb = |name: &str| instantstyle_engine::picture::Picture::open(at(name)).expect("a picture").rgb;
     assert_eq!(rgb("both.png"), rgb("second.png"));
 }
@@ -137,7 +138,9 @@ fn passes_that_cannot_be_are_refused() {
         (vec!["--hires", "2", "--hires-upscale", "lanczos"], vec!["hires.upscale", "latent-nearest"]),
         (masked.to_vec(), vec!["hires.upscale", "pixel"]),
     ] {
-        let done = generate(&[&["--width", "64", "--height", "64", "--out", &out], &more[..]].concat());
+        let done = generate(
+            &[&["--width", "64", "--height", "64", "--steps", "4", "--out", &out], &more[..]].concat(),
+        );
         let error = text(&done.stderr);
         assert_eq!(done.status.code(), Some(2), "{more:?}: {error}");
         let line = error.lines().find(|l| l.starts_with("error: ")).expect("an error");

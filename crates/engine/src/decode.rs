@@ -52,7 +52,7 @@ pub fn decode(
 }
 
 /// (x / 2 + 0.5) clamped, times 255, rounded half to even: as diffusers and numpy do.
-fn level(v: f32) -> u8 {
+pub fn level(v: f32) -> u8 {
     ((v * 0.5 + 0.5).clamp(0.0, 1.0) * 255.0).round_ties_even() as u8
 }
 

@@ -7,6 +7,7 @@ use crate::guidance::guide;
 use crate::init::{Init, Start};
 use crate::picture::Picture;
 use crate::plan::Plan;
+use crate::preview::Previewer;
 use crate::rng::TorchRng;
 use crate::sampler;
 use crate::{Event, Observer};
@@ -97,6 +98,7 @@ pub fn denoise(
     conditioning: &Conditioning,
     init: Option<&Init>,
     i: usize,
+    previewer: Option<&Previewer>,
     observer: &mut dyn Observer,
 ) -> Result<Vec<f32>, Error> {
     let mut sampler = build(plan)?;
@@ -153,9 +155,16 @@ pub fn denoise(
             out.into_data()
         };
         let prediction = crate::encode::planes(&Tensor::new([1, h, w, channels], prediction));
+        let preview = previewer.filter(|p| p.due(call + 1, calls)).and_then(|p| {
+            let kind = plan.scheduler.prediction_type();
+            p.picture(&sampler::implied(sampler.as_ref(), kind, first + call, &prediction, &x), h, w)
+        });
         sampler.step(first + call, &prediction, &mut x, &mut rng);
         let next = (call + 1 < calls).then_some(first + call + 1);
         start.keep(sampler.as_ref(), next, &mut x);
+        if let Some(preview) = &preview {
+            observer.event(Event::Preview(preview));
+        }
         observer.event(Event::Step { picture: i, pictures: plan.count, step: call + 1, steps: calls });
     }
     if x.iter().any(|v| !v.is_finite()) {

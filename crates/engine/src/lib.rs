@@ -32,6 +32,7 @@ pub mod model;
 pub mod parameters;
 pub mod picture;
 pub mod plan;
+pub mod preview;
 mod references;
 pub mod request;
 pub mod rng;
@@ -46,6 +47,7 @@ use crate::loras::Loras;
 use crate::memory::MemoryPlan;
 use crate::picture::Picture;
 use crate::plan::Plan;
+use crate::preview::{Previewer, Previews};
 use crate::references::Tokens;
 use instantstyle_nets::unet::UNet;
 use std::time::Instant;
@@ -65,6 +67,8 @@ pub enum Event<'a> {
         /// Calls per picture.
         steps: usize,
     },
+    /// What the picture will be like, as far as it can be told.
+    Preview(&'a Picture),
     /// Something that the user should know, e.g. a prompt that was cut.
     Notice(String),
 }
@@ -73,6 +77,10 @@ pub enum Event<'a> {
 pub trait Observer {
     /// Something happened.
     fn event(&mut self, event: Event);
+    /// What previews it wants; asked once, before the work.
+    fn previews(&self) -> Option<Previews> {
+        None
+    }
     /// Asked before each model call; true stops with [`Error::Cancelled`].
     fn cancelled(&self) -> bool {
         false
@@ -125,6 +133,7 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     let memory = MemoryPlan::of(plan)?;
     memory.check()?;
     memory.notice().into_iter().for_each(|n| observer.event(Event::Notice(n)));
+    let previewer = observer.previews().map(|asked| Previewer::new(plan, &asked)).transpose()?;
     plan.loras.iter().filter_map(|l| l.notice.clone()).for_each(|n| observer.event(Event::Notice(n)));
     observer.event(Event::Stage("encoding"));
     let start = Instant::now();
@@ -162,7 +171,7 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     observer.event(Event::Stage("denoising"));
     let start = Instant::now();
     let mut latents = (0..plan.count)
-        .map(|i| denoise::denoise(plan, &unet, &conditioning, init.as_ref(), i, observer))
+        .map(|i| denoise::denoise(plan, &unet, &conditioning, init.as_ref(), i, previewer.as_ref(), observer))
         .collect::<Result<Vec<_>, _>>()?;
     drop(conditioning);
     let mut starts: Vec<Init> = init.into_iter().collect();
@@ -172,7 +181,9 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
         let conditioning = prepared(second, &references::resized(second, &tokens)?, &maps)?;
         observer.event(Event::Stage("denoising"));
         latents = (0..plan.count)
-            .map(|i| denoise::denoise(second, &unet, &conditioning, starts.get(i), i, observer))
+            .map(|i| {
+                denoise::denoise(second, &unet, &conditioning, starts.get(i), i, previewer.as_ref(), observer)
+            })
             .collect::<Result<Vec<_>, _>>()?;
     }
     drop((unet, text, tokens));

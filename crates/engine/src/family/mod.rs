@@ -46,6 +46,8 @@ pub struct Family {
     pub scheduler: fn(&mut Value, bool),
     /// What checkpoints in original names leave unsaid.
     pub original: Original,
+    /// A published linear map from latents to red, green and blue from 0 to 255, per channel, and what is added: for previews.
+    pub latent_rgb: Option<(&'static [[f64; 3]], &'static [f64; 3])>,
     /// Encodes prompts: see [`TextFeatures`].
     pub encode: fn(&Prompts, &mut dyn FnMut(String)) -> Result<TextFeatures, Error>,
 }

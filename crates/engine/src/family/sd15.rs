@@ -24,6 +24,7 @@ pub(super) static FAMILY: Family = Family {
     subtract_scale: 0.8,
     feature_tower: None,
     components: &["text_encoder", "tokenizer"],
+    latent_rgb: Some((&LATENT_RGB, &[127.5; 3])),
     encode,
     scheduler,
     // The configurations of stable-diffusion-v1-5/stable-diffusion-v1-5.
@@ -59,6 +60,15 @@ pub(super) static FAMILY: Family = Family {
         },
     },
 };
+
+/// keturn, "Decoding latents to RGB without upscaling", discuss.huggingface.co/t/23204, 2022: -1..1 for Stable Diffusion 1.4,
+/// whose autoencoder 1.5 has.
+const LATENT_RGB: [[f64; 3]; 4] = [
+    [127.5 * 0.298, 127.5 * 0.207, 127.5 * 0.208],
+    [127.5 * 0.187, 127.5 * 0.286, 127.5 * 0.173],
+    [127.5 * -0.158, 127.5 * 0.189, 127.5 * 0.264],
+    [127.5 * -0.184, 127.5 * -0.271, 127.5 * -0.473],
+];
 
 fn encode(prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatures, Error> {
     let tower = prompts.tower("text_encoder", "tokenizer")?;

@@ -37,6 +37,11 @@ pub(super) static FAMILY: Family = Family {
     subtract_scale: 0.5,
     feature_tower: Some("text_encoder_2"),
     components: &["text_encoder_2", "tokenizer_2"],
+    // diffusers' documentation, "Pipeline callbacks", `latents_to_rgb`.
+    latent_rgb: Some((
+        &[[60.0, 60.0, 60.0], [-60.0, -5.0, 10.0], [25.0, 15.0, -5.0], [-70.0, -50.0, -35.0]],
+        &[150.0, 140.0, 130.0],
+    )),
     encode,
     scheduler: |_, _| {},
     // The configurations of stabilityai/stable-diffusion-xl-base-1.0.

@@ -157,6 +157,21 @@ impl Prediction {
     }
 }
 
+/// The clean sample that a prediction at call `i` implies: for previews.
+pub(crate) fn implied(
+    sampler: &dyn Sampler,
+    prediction: Prediction,
+    i: usize,
+    output: &[f32],
+    sample: &[f32],
+) -> Vec<f32> {
+    let (alpha, sigma) = sampler.noised(i);
+    let alpha = alpha.max(1e-4);
+    let clean =
+        |(o, x): (&f32, &f32)| prediction.denoised(*o, (f64::from(*x) / alpha) as f32, sigma / alpha) as f32;
+    output.iter().zip(sample).map(clean).collect()
+}
+
 /// [`Sampler::noised`] of the classes that are indexed by timestep.
 fn noised_at(alphas: &schedule::Alphas, timestep: f64) -> (f64, f64) {
     let a = alphas.at(timestep as i64);
