@@ -88,3 +88,26 @@ fn previews_that_cannot_be_are_refused() {
         assert!(!Path::new(&out).exists() && !Path::new(&now).exists());
     }
 }
+
+/// A small autoencoder makes the result, too, and codes the picture to start from.
+#[test]
+fn a_small_autoencoder_in_the_place_of_the_models_own() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let (small, photo) = (fixture("models/vae-tiny"), fixture("images/blocks.png"));
+    let file = fixture("models/vae-tiny/diffusion_pytorch_model.safetensors");
+    let now = at("now.png");
+    let make = |name: &str, more: &[&str]| {
+        let out = at(name);
+        let done = generate(&[&["--out", &out, "--quiet"], more].concat());
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        Picture::open(Path::new(&out)).expect("a picture").rgb
+    };
+    let folder = make("folder.png", &["--vae", &small, "--preview", &now, "--preview-decoder", &small]);
+    assert_eq!(folder, make("file.png", &["--vae", &file]));
+    assert_ne!(folder, make("own.png", &[]));
+    // The last preview is of the clean latents that the last call implies: for this sampler nearly the result.
+    let preview = Picture::open(Path::new(&now)).expect("a preview");
+    assert_eq!(preview.rgb.len(), folder.len());
+    assert_ne!(folder, make("init.png", &["--vae", &small, "--init", &photo, "--init-strength", "0.7"]));
+}

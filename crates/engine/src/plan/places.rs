@@ -162,6 +162,9 @@ pub(super) fn autoencoder(
         return Ok((folder, config));
     }
     let weights = place.weights()?;
+    if let Some(config) = VaeConfig::of_tiny(&weights) {
+        return Ok((place, config));
+    }
     // What a file does not tell is as in the model's own.
     let usual = if own.join("config.json").exists() { Some(configuration(&own)?) } else { None };
     if weights.has_prefix("decoder.up_blocks.") {
@@ -198,7 +201,7 @@ pub(super) fn autoencoder(
 fn is_autoencoder(config: &Place) -> bool {
     let Ok(json) = config.json() else { return false };
     match json["_class_name"].as_str() {
-        Some(class) => class == "AutoencoderKL",
+        Some(class) => ["AutoencoderKL", "AutoencoderTiny"].contains(&class),
         None => json["latent_channels"].is_u64(),
     }
 }
