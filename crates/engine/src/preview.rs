@@ -40,7 +40,7 @@ pub struct Previewer {
 
 enum Kind {
     Linear(LatentRgb),
-    Small(Decoder),
+    Small(Box<Decoder>),
 }
 
 impl Previewer {
@@ -52,7 +52,7 @@ impl Previewer {
     pub fn new(plan: &Plan, asked: &Previews) -> Result<Self, Error> {
         let channels = plan.vae.latent_channels;
         let kind = match &asked.decoder {
-            Some(path) => Kind::Small(small(path, plan)?),
+            Some(path) => Kind::Small(Box::new(small(path, plan)?)),
             None => Kind::Linear(match plan.family.latent_rgb {
                 Some((factors, bias)) if factors.len() == channels => {
                     LatentRgb { factors: factors.to_vec(), bias: *bias }
@@ -205,14 +205,11 @@ fn solve(mut a: Vec<Vec<f64>>, mut b: Vec<[f64; 3]>) -> Vec<[f64; 3]> {
         if a[i][i].abs() < 1e-9 {
             continue;
         }
-        for j in (0..n).filter(|j| *j != i) {
-            let part = a[j][i] / a[i][i];
-            for k in i..n {
-                a[j][k] -= part * a[i][k];
-            }
-            for c in 0..3 {
-                b[j][c] -= part * b[i][c];
-            }
+        let (pivot, pivot_right) = (a[i].clone(), b[i]);
+        for (_, (row, right)) in a.iter_mut().zip(&mut b).enumerate().filter(|(j, _)| *j != i) {
+            let part = row[i] / pivot[i];
+            row.iter_mut().zip(&pivot).for_each(|(x, p)| *x -= part * p);
+            right.iter_mut().zip(pivot_right).for_each(|(x, p)| *x -= part * p);
         }
     }
     (0..n).map(|i| if a[i][i].abs() < 1e-9 { [0.0; 3] } else { b[i].map(|v| v / a[i][i]) }).collect()
