@@ -1,7 +1,7 @@
 //! The catalogue: published models by short names.
 //!
-//! Repositories, files, sizes and licences are what the model pages said when this table was written; each row's page is
-//! [`Entry::page`]. The exact sizes and hashes come from the hub when something is downloaded.
+//! Repositories, files, sizes and licences are what the model pages said when this table was written, or what a row's
+//! `unchecked` says; each row's page is [`Entry::page`]. The exact sizes and hashes come from the hub when something is downloaded.
 
 /// What an entry is, and so where a request can name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,15 +225,18 @@ const HYPER_LICENCE: &str = "the licence is that of the page's first version; la
 
 /// All entries.
 pub static CATALOGUE: &[Entry] = &[
-    model(
-        "sdxl-base",
-        "sdxl",
-        "Stable Diffusion XL 1.0, the base model, in f16",
-        "stabilityai/stable-diffusion-xl-base-1.0",
-        SDXL_FILES,
-        6940,
-        RAIL_PLUS,
-    ),
+    Entry {
+        unchecked: "only the folders unet and vae were read on the page; the others' files are as diffusers names them",
+        ..model(
+            "sdxl-base",
+            "sdxl",
+            "Stable Diffusion XL 1.0, the base model, in f16",
+            "stabilityai/stable-diffusion-xl-base-1.0",
+            SDXL_FILES,
+            6940,
+            RAIL_PLUS,
+        )
+    },
     Entry {
         unchecked: LISTING,
         ..model(
@@ -246,15 +249,18 @@ pub static CATALOGUE: &[Entry] = &[
             "Stability AI community licence for research and non-commercial use (sai-nc-community)",
         )
     },
-    model(
-        "sd15",
-        "sd15",
-        "Stable Diffusion 1.5, in f16",
-        "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        SD15_FILES,
-        2130,
-        RAIL,
-    ),
+    Entry {
+        unchecked: "the list of files is that of a copy of the repository",
+        ..model(
+            "sd15",
+            "sd15",
+            "Stable Diffusion 1.5, in f16",
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            SD15_FILES,
+            2130,
+            RAIL,
+        )
+    },
     adapter(
         "ip-adapter-sdxl",
         "sdxl",
@@ -320,25 +326,29 @@ pub static CATALOGUE: &[Entry] = &[
         3690,
         APACHE,
     ),
-    folder(
-        "text-encoder-vit-h",
-        Kind::TextEncoder,
-        "CLIP ViT-H with its text tower, for subtraction with ViT-H adapters",
-        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-        "",
-        &[
-            "config.json",
-            "merges.txt",
-            "model.safetensors",
-            "special_tokens_map.json",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "vocab.json",
-        ],
-        3950,
-        "MIT",
-    ),
     Entry {
+        unchecked: "the list of files and the size were not read on the page",
+        ..folder(
+            "text-encoder-vit-h",
+            Kind::TextEncoder,
+            "CLIP ViT-H with its text tower, for subtraction with ViT-H adapters",
+            "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+            "",
+            &[
+                "config.json",
+                "merges.txt",
+                "model.safetensors",
+                "special_tokens_map.json",
+                "tokenizer.json",
+                "tokenizer_config.json",
+                "vocab.json",
+            ],
+            3950,
+            "MIT",
+        )
+    },
+    Entry {
+        unchecked: "the f16 file was seen in a copy of the repository",
         family: "sdxl",
         ..folder(
             "controlnet-canny-sdxl",

@@ -1,4 +1,5 @@
-//! Settings of distilled models, by name: each family has a table of its own.
+//! Settings of distilled models, by name: each family has a table of its own. They are the ones of the models' pages, which
+//! could not all be read again when this was written: Lightning's were.
 
 use super::{FAMILIES, Family};
 use crate::error::Error;
