@@ -662,6 +662,15 @@ def controlled():
         # Small pictures: the files pack badly.
         case(f"{model}-control-{name}", model, refs, tags, controls=used, **({"width": 40, "height": 40, "seed": 3000 + i} | more))
     other = {"vae": "../../models/sdxl-b/vae", "width": 40, "height": 40, "seed": 3100}
+    small = {"vae": "../../models/vae-tiny", "width": 40, "height": 40}
+    case("sd15-a-vae-small", "sd15-a", sd, ["base", "style", "small autoencoder", "image-to-image"], init=start(0.7), seed=3110, **small)
+    case("sdxl-a-vae-small", "sdxl-a", [], ["plain", "small autoencoder"], seed=3111, **small)
+
+    def twice(upscale, steps):
+        return {"width": 64, "height": 48, "strength": 0.6, "upscale": upscale, "steps": steps}
+
+    case("sdxl-a-hires", "sdxl-a", xl, ["base", "style", "two passes"], hires=twice("latent", 6), width=40, height=32, seed=3112)
+    case("sd15-a-hires", "sd15-a", sd, ["base", "style", "two passes"], hires=twice("latent-nearest", 5), width=40, height=40, seed=3113)
     case("sdxl-a-vae", "sdxl-a", xl, ["base", "style", "another autoencoder", "image-to-image"], init=start(0.7), **other)
 
 

@@ -236,9 +236,23 @@ def merge_dora(network, state, weight):
         module.weight.data = layer.get_base_layer().weight.data
 
 
+def two_passes(job, base):
+    """The latents of a first pass, enlarged by torch, as the start of image-to-image."""
+    first = {k: v for k, v in job.items() if k != "hires"}
+    latents, _, _ = run(first, base)
+    hires = job["hires"]
+    scale = latents.shape[-1] / job["width"]
+    size = (int(hires["height"] * scale), int(hires["width"] * scale))
+    mode = {"latent": {"mode": "bilinear", "align_corners": False}, "latent-nearest": {"mode": "nearest"}}[hires["upscale"]]
+    start = {"latents": torch.nn.functional.interpolate(latents, size=size, **mode), "strength": hires["strength"]}
+    return run({**first, "width": hires["width"], "height": hires["height"], "steps": hires["steps"], "init": start}, base)
+
+
 def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
     """Returns (latents, pictures, info). The keyword arguments make the variations of the sensitivity check."""
     base = Path(base)
+    if job.get("hires"):
+        return two_passes(job, base)
     init = job.get("init")
     if init and job.get("count", 1) > 1 and alone is None:
         # Each picture as if it were made alone: diffusers' inpainting encodes the picture once, with the first generator.
@@ -249,7 +263,8 @@ def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
     if job.get("vae"):
         folder = (base / job["vae"]).resolve()
         variant = "fp16" if any(folder.glob("*.fp16*")) else None
-        pipe.register_modules(vae=diffusers.AutoencoderKL.from_pretrained(folder, variant=variant, torch_dtype=torch.float32))
+        kind = getattr(diffusers, json.loads((folder / "config.json").read_text())["_class_name"])
+        pipe.register_modules(vae=kind.from_pretrained(folder, variant=variant, torch_dtype=torch.float32))
     used_controls = job.get("controls", [])
     if init or used_controls:
         pipe = other_pipeline(pipe, xl, init, [controls.load((base / c["model"]).resolve()) for c in used_controls])
@@ -356,7 +371,8 @@ def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
     if init:
         assert not perturb
         size = (width, height)
-        call |= {"image": images.load(base / init["image"]).resize(size, Image.LANCZOS), "strength": init["strength"]}
+        picture = init["latents"] if "latents" in init else images.load(base / init["image"]).resize(size, Image.LANCZOS)
+        call |= {"image": picture, "strength": init["strength"]}
         if init.get("mask"):
             call |= {"mask_image": images.load(base / init["mask"]).resize(size, Image.LANCZOS), "width": width, "height": height}
     else:
