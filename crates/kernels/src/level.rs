@@ -14,7 +14,43 @@ pub enum Level {
     Avx512 = 3,
 }
 
-static FORCED: AtomicU8 = AtomicU8::new(0);
+/// The environment variable that lowers the level from the start, to `scalar`, `avx2` or `avx512` (without the
+/// instructions for bf16 and int8).
+pub const SWITCH: &str = "INSTANTSTYLE_LEVEL";
+
+/// What is in use: 0 before the first question, then a [`Level`], or [`BEST`].
+static CURRENT: AtomicU8 = AtomicU8::new(0);
+/// AVX-512 with whatever the machine has beside.
+const BEST: u8 = 4;
+
+/// What the detected level and the wish allow.
+fn set(wish: Option<Level>) -> u8 {
+    let now = match (wish, detected()) {
+        (None, Level::Avx512) => BEST,
+        (None, best) => best as u8,
+        (Some(wish), best) => best.min(wish) as u8,
+    };
+    CURRENT.store(now, Ordering::Relaxed);
+    now
+}
+
+#[cold]
+fn first() -> u8 {
+    set(match std::env::var(SWITCH).as_deref() {
+        Ok("scalar") => Some(Level::Scalar),
+        Ok("avx2") => Some(Level::Avx2),
+        Ok("avx512") => Some(Level::Avx512),
+        _ => None,
+    })
+}
+
+#[inline]
+fn current() -> u8 {
+    match CURRENT.load(Ordering::Relaxed) {
+        0 => first(),
+        now => now,
+    }
+}
 
 /// The best level of this machine.
 pub fn detected() -> Level {
@@ -43,19 +79,36 @@ pub fn detected() -> Level {
     Level::Scalar
 }
 
-/// The level in use: the detected one unless [`force`] lowered it.
+/// The level in use: the detected one unless [`force`] or [`SWITCH`] lowered it.
+#[inline]
 pub fn level() -> Level {
-    let best = detected();
-    match FORCED.load(Ordering::Relaxed) {
+    match current() {
         1 => Level::Scalar,
-        2 => best.min(Level::Avx2),
-        _ => best,
+        2 => Level::Avx2,
+        _ => Level::Avx512,
     }
 }
 
-/// Uses `level` from now on (never above the detected one); `None` goes back to the best. For tests and benchmarks.
+/// True if products of bf16 use an instruction of their own (AVX-512 BF16).
+pub fn bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return current() == BEST && is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// True if products of int8 use an instruction of their own (AVX-512 VNNI).
+pub fn vnni() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return current() == BEST && is_x86_feature_detected!("avx512vnni");
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Uses `level` from now on (never above the detected one), AVX-512 without the instructions for bf16 and int8; `None`
+/// goes back to the best. For tests and benchmarks.
 pub fn force(level: Option<Level>) {
-    FORCED.store(level.map_or(0, |l| l as u8), Ordering::Relaxed);
+    set(level);
 }
 
 #[cfg(target_arch = "x86_64")]

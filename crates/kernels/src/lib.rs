@@ -69,6 +69,18 @@ impl<'a> Weight<'a> {
         self.len() == 0
     }
 
+    /// Tells the processor that weights `start..start + len`, as far as there are such, will be read soon.
+    pub(crate) fn soon(&self, start: usize, len: usize) {
+        match *self {
+            Weight::F32(b) => share::soon(b, start * 4, len * 4),
+            Weight::F16(b) | Weight::Bf16(b) => share::soon(b, start * 2, len * 2),
+            Weight::Blocks(kind, b) => {
+                let (values, size) = kind.size();
+                share::soon(b, start / values * size, len.div_ceil(values) * size);
+            }
+        }
+    }
+
     /// Widens `out.len()` weights starting at `start` to f32. Exact; of blocks the values that ggml's reference gives.
     ///
     /// # Panics

@@ -63,8 +63,13 @@ pub(crate) fn silu_of(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn gelu_of(x: f32) -> f32 {
+pub(crate) fn gelu_of(x: f32) -> f32 {
     0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+#[inline(always)]
+pub(crate) fn quick_gelu_of(x: f32) -> f32 {
+    x / (1.0 + exp(-1.702 * x))
 }
 
 /// Activation functions of the networks.
@@ -85,7 +90,7 @@ per_level! {
     fn gelu_slice(x: &mut [f32]) { for v in x { *v = gelu_of(*v); } }
 }
 per_level! {
-    fn quick_gelu_slice(x: &mut [f32]) { for v in x { *v /= 1.0 + exp(-1.702 * *v); } }
+    fn quick_gelu_slice(x: &mut [f32]) { for v in x { *v = quick_gelu_of(*v); } }
 }
 per_level! {
     fn gated_slice(x: &[f32], out: &mut [f32]) {

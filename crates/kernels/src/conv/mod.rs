@@ -192,7 +192,7 @@ pub fn conv2d_by(
     }
     let data = normal.as_deref().unwrap_or(x.data);
     let Some(terms) = epilogue.picture else {
-        let finish = gemm::Epilogue { bias: epilogue.bias, residual: epilogue.residual };
+        let finish = gemm::Epilogue { bias: epilogue.bias, residual: epilogue.residual, ..Default::default() };
         return implicit::conv2d(conv, data, weight, finish, out);
     };
     let one = Conv { batch: 1, ..conv };
@@ -203,7 +203,7 @@ pub fn conv2d_by(
             *sum += b;
         }
         let residual = epilogue.residual.map(|r| &r[b * picture..][..picture]);
-        let finish = gemm::Epilogue { bias: Some(&bias), residual };
+        let finish = gemm::Epilogue { bias: Some(&bias), residual, ..Default::default() };
         implicit::conv2d(one, &data[b * input..][..input], weight, finish, out);
     }
 }

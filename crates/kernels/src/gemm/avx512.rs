@@ -1,59 +1,230 @@
-//! The micro-kernel for AVX-512: a tile of up to 14 × 32, two vectors wide.
+//! Micro-kernels for AVX-512: a tile of up to 14 × 32, two vectors wide.
 
 use std::arch::x86_64::*;
 
 /// Columns of the tile.
 const NR: usize = 32;
 
-/// See [`super::scalar::multiply`].
-///
-/// # Safety
-/// The machine must have AVX-512.
-#[target_feature(enable = "avx512f")]
-pub(super) unsafe fn multiply(rows: usize, kc: usize, block: &[f32], panel: &[f32], tile: &mut [f32]) {
-    assert!(block.len() >= kc * rows && panel.len() >= kc * NR && tile.len() >= rows * NR);
-    let (a, b, t) = (block.as_ptr(), panel.as_ptr(), tile.as_mut_ptr());
-    // SAFETY: the lengths were checked above for this number of rows.
-    unsafe {
-        match rows {
-            1 => tile_of::<1>(kc, a, b, t),
-            2 => tile_of::<2>(kc, a, b, t),
-            3 => tile_of::<3>(kc, a, b, t),
-            4 => tile_of::<4>(kc, a, b, t),
-            5 => tile_of::<5>(kc, a, b, t),
-            6 => tile_of::<6>(kc, a, b, t),
-            7 => tile_of::<7>(kc, a, b, t),
-            8 => tile_of::<8>(kc, a, b, t),
-            9 => tile_of::<9>(kc, a, b, t),
-            10 => tile_of::<10>(kc, a, b, t),
-            11 => tile_of::<11>(kc, a, b, t),
-            12 => tile_of::<12>(kc, a, b, t),
-            13 => tile_of::<13>(kc, a, b, t),
-            14 => tile_of::<14>(kc, a, b, t),
-            _ => unreachable!("a tile has at most 14 rows"),
+/// One micro-kernel: `$fma(sums, a, b)` adds the products of a broadcast word of A to a vector of sums, `$add` adds sums.
+macro_rules! kernel {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $fma:expr, $add:expr) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// The machine must have the features of the kernel.
+        #[target_feature(enable = $features)]
+        pub(in crate::gemm) unsafe fn $name(
+            rows: usize,
+            kc: usize,
+            block: &[f32],
+            panel: &[f32],
+            tile: &mut [f32],
+            more: bool,
+        ) {
+            #[target_feature(enable = $features)]
+            #[inline]
+            unsafe fn tile_of<const MR: usize>(
+                kc: usize,
+                mut a: *const f32,
+                mut b: *const f32,
+                t: *mut f32,
+                more: bool,
+            ) {
+                // SAFETY: the caller checked that kc · MR, kc · NR and MR · NR words are there.
+                unsafe {
+                    let mut sum = [[_mm512_setzero_ps(); 2]; MR];
+                    for _ in 0..kc {
+                        let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(NR / 2)));
+                        for (r, sum) in sum.iter_mut().enumerate() {
+                            let v = _mm512_set1_ps(*a.add(r));
+                            sum[0] = $fma(sum[0], v, b0);
+                            sum[1] = $fma(sum[1], v, b1);
+                        }
+                        a = a.add(MR);
+                        b = b.add(NR);
+                    }
+                    for (r, sum) in sum.iter().enumerate() {
+                        for (half, sum) in sum.iter().enumerate() {
+                            let at = t.add(r * NR + half * NR / 2);
+                            let sum = if more { $add(_mm512_loadu_ps(at), *sum) } else { *sum };
+                            _mm512_storeu_ps(at, sum);
+                        }
+                    }
+                }
+            }
+            assert!(block.len() >= kc * rows && panel.len() >= kc * NR && tile.len() >= rows * NR);
+            let (a, b, t) = (block.as_ptr(), panel.as_ptr(), tile.as_mut_ptr());
+            // SAFETY: the lengths were checked above for this number of rows.
+            unsafe {
+                match rows {
+                    1 => tile_of::<1>(kc, a, b, t, more),
+                    2 => tile_of::<2>(kc, a, b, t, more),
+                    3 => tile_of::<3>(kc, a, b, t, more),
+                    4 => tile_of::<4>(kc, a, b, t, more),
+                    5 => tile_of::<5>(kc, a, b, t, more),
+                    6 => tile_of::<6>(kc, a, b, t, more),
+                    7 => tile_of::<7>(kc, a, b, t, more),
+                    8 => tile_of::<8>(kc, a, b, t, more),
+                    9 => tile_of::<9>(kc, a, b, t, more),
+                    10 => tile_of::<10>(kc, a, b, t, more),
+                    11 => tile_of::<11>(kc, a, b, t, more),
+                    12 => tile_of::<12>(kc, a, b, t, more),
+                    13 => tile_of::<13>(kc, a, b, t, more),
+                    14 => tile_of::<14>(kc, a, b, t, more),
+                    _ => unreachable!("a tile has at most 14 rows"),
+                }
+            }
         }
+    };
+}
+
+/// Sums of products in f32.
+#[inline(always)]
+unsafe fn fma_f32(sum: __m512, a: __m512, b: __m512) -> __m512 {
+    // SAFETY: called from kernels that enable AVX-512 F.
+    unsafe { _mm512_fmadd_ps(a, b, sum) }
+}
+
+#[inline(always)]
+unsafe fn add_f32(x: __m512, y: __m512) -> __m512 {
+    // SAFETY: as above.
+    unsafe { _mm512_add_ps(x, y) }
+}
+
+/// Two bf16 products a word: the upper one first, each with one rounding, as `vdpbf16ps` does.
+#[inline(always)]
+unsafe fn fma_bf16(sum: __m512, a: __m512, b: __m512) -> __m512 {
+    // SAFETY: called from kernels that enable AVX-512 BF16; the types are the same 512 bits.
+    unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(a), std::mem::transmute(b)) }
+}
+
+/// The same without the instruction.
+#[inline(always)]
+unsafe fn fma_bf16_plain(sum: __m512, a: __m512, b: __m512) -> __m512 {
+    // SAFETY: called from kernels that enable AVX-512 F.
+    unsafe {
+        let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+        let upper = _mm512_set1_epi32(0xffff_0000u32 as i32);
+        let high = |v| _mm512_castsi512_ps(_mm512_and_si512(v, upper));
+        let low = |v| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(v));
+        _mm512_fmadd_ps(low(a), low(b), _mm512_fmadd_ps(high(a), high(b), sum))
     }
 }
 
+/// Four products a word, unsigned by signed bytes, summed exactly in i32.
+#[inline(always)]
+unsafe fn fma_int8(sum: __m512, a: __m512, b: __m512) -> __m512 {
+    // SAFETY: called from kernels that enable AVX-512 VNNI.
+    unsafe {
+        let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+        _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(sum), a, b))
+    }
+}
+
+/// The same without the instruction: even and odd bytes as 16-bit numbers.
+#[inline(always)]
+unsafe fn fma_int8_plain(sum: __m512, a: __m512, b: __m512) -> __m512 {
+    // SAFETY: called from kernels that enable AVX-512 BW.
+    unsafe {
+        let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+        let even = _mm512_madd_epi16(
+            _mm512_and_si512(a, _mm512_set1_epi16(0xff)),
+            _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b)),
+        );
+        let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
+        _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(sum), _mm512_add_epi32(even, odd)))
+    }
+}
+
+#[inline(always)]
+unsafe fn add_i32(x: __m512, y: __m512) -> __m512 {
+    // SAFETY: called from kernels that enable AVX-512 F.
+    unsafe { _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_castps_si512(y))) }
+}
+
+kernel! {
+    /// See [`super::scalar::f32`].
+    f32, "avx512f", fma_f32, add_f32
+}
+kernel! {
+    /// See [`super::scalar::bf16`].
+    bf16, "avx512f,avx512bf16", fma_bf16, add_f32
+}
+kernel! {
+    /// See [`super::scalar::bf16`]; without the bf16 instructions.
+    bf16_plain, "avx512f", fma_bf16_plain, add_f32
+}
+kernel! {
+    /// See [`super::scalar::int8`].
+    int8, "avx512f,avx512vnni", fma_int8, add_i32
+}
+kernel! {
+    /// See [`super::scalar::int8`]; without the VNNI instructions.
+    int8_plain, "avx512f,avx512bw", fma_int8_plain, add_i32
+}
+
+/// Transposes 16 rows of 16 words: `out[w][r] = rows[r][w]`.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn tile_of<const MR: usize>(kc: usize, mut a: *const f32, mut b: *const f32, t: *mut f32) {
-    // SAFETY: the caller checked that kc · MR, kc · NR and MR · NR elements are there.
-    unsafe {
-        let mut sum = [[_mm512_setzero_ps(); 2]; MR];
-        for _ in 0..kc {
-            let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(NR / 2)));
-            for (r, sum) in sum.iter_mut().enumerate() {
-                let v = _mm512_set1_ps(*a.add(r));
-                sum[0] = _mm512_fmadd_ps(v, b0, sum[0]);
-                sum[1] = _mm512_fmadd_ps(v, b1, sum[1]);
-            }
-            a = a.add(MR);
-            b = b.add(NR);
+fn transposed(r: [__m512; 16]) -> [__m512; 16] {
+    let mut t = [_mm512_setzero_ps(); 16];
+    for i in 0..8 {
+        t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    let pd = |lo: bool, a: __m512, b: __m512| {
+        let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+        _mm512_castpd_ps(if lo { _mm512_unpacklo_pd(a, b) } else { _mm512_unpackhi_pd(a, b) })
+    };
+    // u[4 g + w]: words w, w + 4, w + 8, w + 12 of rows 4 g .. 4 g + 4, one in each quarter.
+    let mut u = [_mm512_setzero_ps(); 16];
+    for g in 0..4 {
+        for w in 0..4 {
+            u[4 * g + w] = pd(w % 2 == 0, t[4 * g + w / 2], t[4 * g + 2 + w / 2]);
         }
-        for (r, sum) in sum.iter().enumerate() {
-            _mm512_storeu_ps(t.add(r * NR), sum[0]);
-            _mm512_storeu_ps(t.add(r * NR + NR / 2), sum[1]);
+    }
+    let mut out = [_mm512_setzero_ps(); 16];
+    for w in 0..4 {
+        let a = _mm512_shuffle_f32x4::<0b10_00_10_00>(u[w], u[4 + w]);
+        let b = _mm512_shuffle_f32x4::<0b11_01_11_01>(u[w], u[4 + w]);
+        let c = _mm512_shuffle_f32x4::<0b10_00_10_00>(u[8 + w], u[12 + w]);
+        let d = _mm512_shuffle_f32x4::<0b11_01_11_01>(u[8 + w], u[12 + w]);
+        out[w] = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, c);
+        out[8 + w] = _mm512_shuffle_f32x4::<0b11_01_11_01>(a, c);
+        out[4 + w] = _mm512_shuffle_f32x4::<0b10_00_10_00>(b, d);
+        out[12 + w] = _mm512_shuffle_f32x4::<0b11_01_11_01>(b, d);
+    }
+    out
+}
+
+/// See [`super::pack::interleave`].
+///
+/// # Safety
+/// The machine must have AVX-512 F.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn interleave(rows: &[&[f32]], stride: usize, at: usize, out: &mut [f32]) {
+    let (height, words) = (rows.len(), rows.first().map_or(0, |r| r.len()));
+    assert!(height <= 16 && rows.iter().all(|r| r.len() == words));
+    assert!(at + height <= stride && (words == 0 || out.len() >= (words - 1) * stride + at + height));
+    let some = ((1u32 << height) - 1) as u16;
+    for w0 in (0..words).step_by(16) {
+        let here = ((1u32 << (words - w0).min(16)) - 1) as u16;
+        let mut r = [_mm512_setzero_ps(); 16];
+        for (r, row) in r.iter_mut().zip(rows) {
+            // SAFETY: the mask leaves out what is beyond the row.
+            *r = unsafe { _mm512_maskz_loadu_ps(here, row.as_ptr().add(w0)) };
+        }
+        let columns = transposed(r);
+        for (i, v) in columns.iter().enumerate().take(words - w0) {
+            let start = (w0 + i) * stride + at;
+            // In a block without gaps the words after it overwrite what is too much.
+            if height == 16 || height == stride && start + 16 <= out.len() {
+                // SAFETY: inside by the assertion or the condition.
+                unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(start), *v) };
+            } else {
+                // SAFETY: only `height` words are written, which are inside by the assertion.
+                unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr().add(start), some, *v) };
+            }
         }
     }
 }

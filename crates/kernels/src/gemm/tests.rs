@@ -38,11 +38,7 @@ pub(crate) fn at_every_level(test: impl Fn(Level)) {
 
 #[test]
 fn every_level_equals_f64() {
-    for (i, &(m, n, k)) in
-        [(1, 1, 1), (3, 5, 7), (14, 32, 256), (15, 33, 257), (77, 40, 320), (200, 530, 600), (5, 1100, 30)]
-            .iter()
-            .enumerate()
-    {
+    for (i, (m, n, k)) in SHAPES.into_iter().enumerate() {
         let (a, w, bias, res) = (noise(m * k, i as u64), noise(n * k, 9), noise(n, 3), noise(m * n, 4));
         let mut want = vec![0f64; m * n];
         for r in 0..m {
@@ -69,6 +65,171 @@ fn every_level_equals_f64() {
     }
 }
 
+/// Shapes with odd lengths, several blocks, and more rows than one block of A.
+const SHAPES: [(usize, usize, usize); 9] = [
+    (1, 1, 1),
+    (3, 5, 7),
+    (14, 32, 256),
+    (15, 33, 257),
+    (77, 40, 320),
+    (200, 530, 600),
+    (5, 1100, 30),
+    (467, 70, 801),
+    (31, 20, 3205),
+];
+
+/// Every variant that this machine has: levels, and AVX-512 without the instructions for bf16 and int8.
+fn each_level(mut test: impl FnMut(&str)) {
+    let _one_at_a_time = LEVEL.write().unwrap();
+    let all = [
+        ("scalar", Some(Level::Scalar)),
+        ("avx2", Some(Level::Avx2)),
+        ("avx512", Some(Level::Avx512)),
+        ("best", None),
+    ];
+    for (name, wish) in all {
+        if wish.is_some_and(|l| l > detected()) {
+            println!("ignored: this machine has no {name}");
+            continue;
+        }
+        force(wish);
+        test(name);
+    }
+    force(None);
+}
+
+/// A layer of one precision, its weight packed before or not.
+fn by(precision: Precision, packed: bool, a: &[f32], k: usize, w: &[f32], extras: Extras) -> Vec<f32> {
+    let (m, n) = (a.len() / k, w.len() / k);
+    let gated = extras.then == Then::Gate;
+    let mut out = vec![f32::NAN; m * if gated { n / 2 } else { n }];
+    let weight = Weight::from_f32(w);
+    let before = packed.then(|| Packed::new(weight, k, precision, gated));
+    let operand = before.as_ref().map_or(Operand::Stored(weight, precision), Operand::Packed);
+    layer(a, k, operand, extras, &mut out);
+    out
+}
+
+/// Rounds to bf16, independently of the kernels.
+fn rounded(x: &[f32]) -> Vec<f32> {
+    x.iter().map(|v| half::bf16::from_f32(*v).to_f32()).collect()
+}
+
+/// The sums in f64, and the sums of magnitudes that bound the rounding.
+fn sums(a: &[f32], k: usize, w: &[f32]) -> (Vec<f64>, Vec<f64>) {
+    let dots = a.chunks_exact(k).flat_map(|row| {
+        w.chunks_exact(k).map(move |col| {
+            row.iter()
+                .zip(col)
+                .map(|(x, y)| *x as f64 * *y as f64)
+                .fold((0.0, 0.0), |s, p| (s.0 + p, s.1 + p.abs()))
+        })
+    });
+    dots.unzip()
+}
+
+#[test]
+fn bf16_equals_f64_of_rounded_operands() {
+    for (i, (m, n, k)) in SHAPES.into_iter().enumerate() {
+        let (a, w, bias, res) = (noise(m * k, i as u64), noise(n * k, 9), noise(n, 3), noise(m * n, 4));
+        let (want, size) = sums(&rounded(&a), k, &rounded(&w));
+        let mut first: Option<Vec<f32>> = None;
+        each_level(|level| {
+            for packed in [false, true] {
+                let extras = Extras { bias: Some(&bias), residual: Some(&res), ..Extras::default() };
+                let got = by(Precision::Bf16, packed, &a, k, &w, extras);
+                for (at, g) in got.iter().enumerate() {
+                    let want = want[at] + bias[at % n] as f64 + res[at] as f64;
+                    // Products of bf16 are exact in f32: only the sums round, at most by half a bit of the magnitudes' sum.
+                    let bound = f32::EPSILON as f64 * (size[at] + 4.0) * (1.0 + (k as f64).sqrt() / 4.0);
+                    assert!((*g as f64 - want).abs() <= bound, "{level} {m}x{n}x{k} at {at}: {g} {want}");
+                }
+                // The instruction and what stands in for it give the same bits.
+                let first = first.get_or_insert_with(|| got.clone());
+                assert_eq!(*first, got, "{level} {m}x{n}x{k}");
+            }
+        });
+    }
+}
+
+#[test]
+fn int8_equals_its_definition() {
+    for (i, (m, n, k)) in SHAPES.into_iter().enumerate() {
+        let (a, w, bias) = (noise(m * k, i as u64), noise(n * k, 9), noise(n, 3));
+        let whole = |x: &[f32]| -> (Vec<f32>, Vec<f64>) {
+            let rows = x.chunks_exact(k).map(|row| {
+                let scale = row.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
+                let inverse = 1.0 / scale;
+                (row.iter().map(|v| (v * inverse).round_ties_even()).collect::<Vec<_>>(), scale as f64)
+            });
+            let (values, scales): (Vec<_>, Vec<_>) = rows.unzip();
+            (values.concat(), scales)
+        };
+        let ((qa, sa), (qw, sw)) = (whole(&a), whole(&w));
+        let (want, _) = sums(&qa, k, &qw);
+        let mut first: Option<Vec<f32>> = None;
+        each_level(|level| {
+            let extras = Extras { bias: Some(&bias), ..Extras::default() };
+            let got = by(Precision::Int8, true, &a, k, &w, extras);
+            for (at, g) in got.iter().enumerate() {
+                let want = want[at] * sa[at / n] * sw[at % n] + bias[at % n] as f64;
+                assert!(
+                    (*g as f64 - want).abs() <= 4e-7 * (want.abs() + 1.0),
+                    "{level} {m}x{n}x{k} at {at}: {g} {want}"
+                );
+            }
+            assert_eq!(*first.get_or_insert_with(|| got.clone()), got, "{level} {m}x{n}x{k}");
+        });
+    }
+}
+
+#[test]
+fn gates_and_activations_equal_their_definition() {
+    use crate::act::{Activation, activate, geglu};
+    for (m, n, k) in [(3, 2, 5), (17, 46, 70), (230, 130, 33), (40, 320, 400)] {
+        let (a, w, bias) = (noise(m * k, 1), noise(n * k, 2), noise(n, 3));
+        each_level(|level| {
+            for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+                let packed = precision == Precision::Int8;
+                let plain =
+                    by(precision, packed, &a, k, &w, Extras { bias: Some(&bias), ..Extras::default() });
+                let mut want = vec![0.0; m * n / 2];
+                geglu(&plain, n / 2, &mut want);
+                for packed in [packed, true] {
+                    let extras = Extras { bias: Some(&bias), then: Then::Gate, residual: None };
+                    assert_eq!(
+                        by(precision, packed, &a, k, &w, extras),
+                        want,
+                        "{level} {precision:?} {m}x{n}x{k}"
+                    );
+                }
+                for activation in [Activation::Silu, Activation::Gelu, Activation::QuickGelu] {
+                    let mut want = plain.clone();
+                    activate(activation, &mut want);
+                    let extras =
+                        Extras { bias: Some(&bias), then: Then::Activate(activation), residual: None };
+                    assert_eq!(
+                        by(precision, packed, &a, k, &w, extras),
+                        want,
+                        "{level} {precision:?} {activation:?}"
+                    );
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn what_is_not_finite_does_not_pass_for_a_number() {
+    let (k, w) = (40, noise(3 * 40, 1));
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let mut a = noise(k, 2);
+        a[7] = f32::INFINITY;
+        let out = by(precision, true, &a, k, &w, Extras::default());
+        assert!(out.iter().all(|v| !v.is_finite()), "{precision:?}: {out:?}");
+    }
+}
+
 #[test]
 fn half_weights_are_widened_exactly() {
     let _fixed_level = LEVEL.read().unwrap();
@@ -92,17 +253,23 @@ fn half_weights_are_widened_exactly() {
 #[test]
 fn threads_and_neighbours_do_not_change_a_bit() {
     let _fixed_level = LEVEL.read().unwrap();
-    let (m, n, k) = (61, 700, 520);
+    let (m, n, k) = (261, 700, 520);
     let (a, w) = (noise(m * k, 5), noise(n * k, 6));
-    let run = |threads: usize, a: &[f32]| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let mut out = vec![0.0; a.len() / k * n];
-        pool.install(|| linear(a, k, Weight::from_f32(&w), None, None, &mut out));
-        out
-    };
-    let one = run(1, &a);
-    assert_eq!(one, run(2, &a));
-    assert_eq!(one, run(5, &a));
-    // A row computed alone equals the same row in a batch.
-    assert_eq!(one[17 * n..18 * n], run(2, &a[17 * k..18 * k])[..]);
+    for (precision, packed) in [
+        (Precision::F32, false),
+        (Precision::F32, true),
+        (Precision::Bf16, false),
+        (Precision::Bf16, true),
+        (Precision::Int8, true),
+    ] {
+        let run = |threads: usize, a: &[f32]| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| by(precision, packed, a, k, &w, Extras::default()))
+        };
+        let one = run(1, &a);
+        assert_eq!(one, run(2, &a));
+        assert_eq!(one, run(5, &a));
+        // A row computed alone equals the same row in a batch.
+        assert_eq!(one[17 * n..18 * n], run(2, &a[17 * k..18 * k])[..]);
+    }
 }

@@ -1,0 +1,140 @@
+//! Matrix products at the shapes of SD1.5 and SDXL, one thread: Gop/s and the part of the unit's measured peak.
+//!
+//! `cargo bench -p instantstyle-kernels --bench gemm [-- FILTER]`. Times are CPU time of the thread, the least of many
+//! runs, so that other programs on the machine disturb little. The peak is measured in the same way, right before.
+#![allow(unsafe_code, missing_docs)]
+
+use instantstyle_kernels::{Weight, gemm};
+
+/// Rows, inner, columns: SD1.5 at 512 px with guidance (batch 2), SDXL at 1024 px, and the small ones.
+const SHAPES: &[(&str, usize, usize, usize)] = &[
+    ("sd15 64x64 qkv/out/proj", 8192, 320, 320),
+    ("sd15 64x64 feed in", 8192, 320, 2560),
+    ("sd15 64x64 feed out", 8192, 1280, 320),
+    ("sd15 64x64 shortcut", 8192, 640, 320),
+    ("sd15 32x32 qkv/out/proj", 2048, 640, 640),
+    ("sd15 32x32 feed in", 2048, 640, 5120),
+    ("sd15 32x32 feed out", 2048, 2560, 640),
+    ("sd15 16x16 qkv/out/proj", 512, 1280, 1280),
+    ("sd15 16x16 feed in", 512, 1280, 10240),
+    ("sd15 16x16 feed out", 512, 5120, 1280),
+    ("sd15 8x8 qkv/out/proj", 128, 1280, 1280),
+    ("sd15 8x8 feed in", 128, 1280, 10240),
+    ("sd15 8x8 feed out", 128, 5120, 1280),
+    ("sd15 text keys", 154, 768, 1280),
+    ("sdxl 64x64 qkv/out/proj", 8192, 640, 640),
+    ("sdxl 64x64 feed in", 8192, 640, 5120),
+    ("sdxl 64x64 feed out", 8192, 2560, 640),
+    ("sdxl 32x32 qkv/out/proj", 2048, 1280, 1280),
+    ("sdxl 32x32 feed in", 2048, 1280, 10240),
+    ("sdxl 32x32 feed out", 2048, 5120, 1280),
+];
+
+/// CPU time of this thread in seconds.
+fn cpu_s() -> f64 {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the clock exists on Linux and `t` is a valid place.
+    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
+    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
+}
+
+/// The least time of runs of `f`: at least `least`, until about 1.5 s are spent.
+fn best(least: usize, mut f: impl FnMut()) -> f64 {
+    let (mut best, mut spent, mut n) = (f64::INFINITY, 0.0, 0);
+    while n < least || spent < 1.5 {
+        let start = cpu_s();
+        f();
+        let took = cpu_s() - start;
+        best = best.min(took);
+        spent += took;
+        n += 1;
+    }
+    best
+}
+
+#[cfg(target_arch = "x86_64")]
+mod peak {
+    use std::arch::x86_64::*;
+
+    /// Multiply-adds in registers: operations done.
+    #[target_feature(enable = "avx512f")]
+    pub fn f32_avx512(rounds: usize) -> f64 {
+        let mut sum = [_mm512_set1_ps(0.5); 28];
+        let (a, b) = std::hint::black_box((_mm512_set1_ps(1e-9), _mm512_set1_ps(1.5)));
+        for _ in 0..rounds {
+            for s in &mut sum {
+                *s = _mm512_fmadd_ps(*s, a, b);
+            }
+        }
+        std::hint::black_box(sum);
+        (rounds * 28 * 16 * 2) as f64
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub fn f32_avx2(rounds: usize) -> f64 {
+        let mut sum = [_mm256_set1_ps(0.5); 12];
+        let (a, b) = std::hint::black_box((_mm256_set1_ps(1e-9), _mm256_set1_ps(1.5)));
+        for _ in 0..rounds {
+            for s in &mut sum {
+                *s = _mm256_fmadd_ps(*s, a, b);
+            }
+        }
+        std::hint::black_box(sum);
+        (rounds * 12 * 8 * 2) as f64
+    }
+}
+
+/// Operations per second of one core's multiply-add unit, in f32.
+fn peak() -> f64 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let rounds = 1_000_000;
+        let mut done = 0.0;
+        let f: unsafe fn(usize) -> f64 = if is_x86_feature_detected!("avx512f") {
+            peak::f32_avx512
+        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            peak::f32_avx2
+        } else {
+            return f64::NAN;
+        };
+        // SAFETY: the feature was detected.
+        let least = best(5, || done = unsafe { f(rounds) });
+        done / least
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    f64::NAN
+}
+
+fn noise(n: usize, mut s: u64) -> Vec<f32> {
+    (0..n)
+        .map(|_| {
+            s ^= s << 13;
+            s ^= s >> 7;
+            s ^= s << 17;
+            (s >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn main() {
+    let only: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread");
+    pool.install(|| {
+        let peak = peak();
+        println!("peak {:.1} Gop/s", peak * 1e-9);
+        println!("{:<28}{:>7}{:>7}{:>7}{:>10}{:>8}", "shape", "rows", "inner", "cols", "Gop/s", "peak %");
+        for &(name, m, k, n) in SHAPES {
+            if !only.is_empty() && !only.iter().any(|o| name.contains(o.as_str())) {
+                continue;
+            }
+            let a = noise(m * k, 3);
+            let w: Vec<u8> =
+                noise(n * k, 5).into_iter().flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect();
+            let bias = noise(n, 7);
+            let mut out = vec![0f32; m * n];
+            let least = best(3, || gemm::linear(&a, k, Weight::F16(&w), Some(&bias), None, &mut out));
+            let rate = (2 * m * n * k) as f64 / least;
+            println!("{name:<28}{m:>7}{k:>7}{n:>7}{:>10.1}{:>8.1}", rate * 1e-9, 100.0 * rate / peak);
+        }
+    });
+}

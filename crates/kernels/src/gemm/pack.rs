@@ -1,0 +1,304 @@
+//! Operands on their way into a product: narrowed to the precision, cut into 32-bit words, and interleaved so that the
+//! micro-kernel reads them in order.
+
+use super::{Left, Precision, Right, depth};
+use crate::Weight;
+use crate::level::per_level;
+#[cfg(target_arch = "x86_64")]
+use crate::level::{Level, level};
+use crate::share::soon;
+use std::cell::RefCell;
+
+/// Rows interleaved at a time.
+const ROWS: usize = 16;
+
+thread_local! {
+    /// Narrowed or widened rows before they are interleaved.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `out[w · stride + at + r] = rows[r][w]`; at most 16 rows of the same length.
+fn interleave(rows: &[&[f32]], stride: usize, at: usize, out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: the level was detected on this machine.
+        return unsafe { super::avx512::interleave(rows, stride, at, out) };
+    }
+    interleave_plain(rows, stride, at, out);
+}
+
+per_level! {
+    fn interleave_plain(rows: &[&[f32]], stride: usize, at: usize, out: &mut [f32]) {
+        let words = rows.first().map_or(0, |r| r.len());
+        // In squares, so that reading and writing stay in few lines of the cache.
+        for w0 in (0..words).step_by(16) {
+            for (r, row) in rows.iter().enumerate() {
+                let row = &row[w0..words.min(w0 + 16)];
+                for (w, v) in row.iter().enumerate() {
+                    out[(w0 + w) * stride + at + r] = *v;
+                }
+            }
+        }
+    }
+}
+
+/// Interleaves up to `nr` rows that are made one by one in scratch memory: `fill(r, row)`.
+fn interleave_made(
+    rows: usize,
+    words: usize,
+    stride: usize,
+    out: &mut [f32],
+    fill: impl Fn(usize, &mut [f32]),
+) {
+    let mut scratch = SCRATCH.take();
+    if scratch.len() < ROWS * words {
+        scratch.resize(ROWS * words, 0.0);
+    }
+    for r0 in (0..rows).step_by(ROWS) {
+        let height = ROWS.min(rows - r0);
+        for (i, row) in scratch.chunks_exact_mut(words).enumerate().take(height) {
+            fill(r0 + i, row);
+        }
+        let mut made = [&[][..]; ROWS];
+        made.iter_mut().zip(scratch.chunks_exact(words)).for_each(|(m, row)| *m = row);
+        interleave(&made[..height], stride, r0, out);
+    }
+    SCRATCH.set(scratch);
+}
+
+/// Rows of f32 that lie in memory, `row(r)`.
+fn interleave_rows<'a>(rows: usize, stride: usize, out: &mut [f32], row: impl Fn(usize) -> &'a [f32]) {
+    for r0 in (0..rows).step_by(ROWS) {
+        let height = ROWS.min(rows - r0);
+        let mut found = [&[][..]; ROWS];
+        found.iter_mut().enumerate().take(height).for_each(|(i, f)| *f = row(r0 + i));
+        interleave(&found[..height], stride, r0, out);
+    }
+}
+
+/// Words as the halves they hold.
+fn halves(words: &mut [f32]) -> &mut [u16] {
+    // SAFETY: any four bytes of an f32 are two u16, with weaker alignment.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len() * 2) }
+}
+
+/// Words as the bytes they hold.
+fn bytes(words: &mut [f32]) -> &mut [u8] {
+    // SAFETY: any f32 is four bytes, with weaker alignment.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len() * 4) }
+}
+
+per_level! {
+    /// Rounds to bf16, to nearest, ties to even; what is not a number stays so.
+    fn narrow(x: &[f32], out: &mut [u16]) {
+        for (o, x) in out.iter_mut().zip(x) {
+            let bits = x.to_bits();
+            let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+            *o = if x.is_nan() { (bits >> 16 | 0x40) as u16 } else { rounded as u16 };
+        }
+    }
+}
+
+/// 1.5 · 2²³: adding it leaves a number rounded to the nearest whole in the lowest bits.
+const ROUND: f32 = 12_582_912.0;
+
+per_level! {
+    /// Rounds `x · inverse`, within -127..127, to whole numbers, and adds `zero`.
+    fn quantise(x: &[f32], inverse: f32, zero: u8, out: &mut [u8]) {
+        for (o, x) in out.iter_mut().zip(x) {
+            *o = ((x * inverse + ROUND).to_bits() as u8).wrapping_add(zero);
+        }
+    }
+}
+
+per_level! {
+    /// Largest magnitude.
+    fn largest(x: &[f32]) -> f32 {
+        let mut most = [0f32; 16];
+        let (whole, rest) = x.as_chunks::<16>();
+        for c in whole {
+            for (m, v) in most.iter_mut().zip(c) {
+                *m = m.max(v.abs());
+            }
+        }
+        for (m, v) in most.iter_mut().zip(rest) {
+            *m = m.max(v.abs());
+        }
+        most.iter().copied().fold(0.0, f32::max)
+    }
+}
+
+/// The factor of a quantised row: largest magnitude / 127, and its inverse (0 where the row is 0).
+fn factor(row: &[f32]) -> (f32, f32) {
+    let scale = largest(row) / 127.0;
+    let inverse = 1.0 / scale;
+    match (scale.is_finite(), inverse.is_finite()) {
+        (true, true) => (scale, inverse),
+        (true, false) => (0.0, 0.0),
+        // Infinite values must not pass for zeros.
+        (false, _) => (f32::NAN, 0.0),
+    }
+}
+
+/// Unsigned bytes of A stand for numbers from -127: this is added.
+pub(super) const ZERO: u8 = 128;
+
+/// Rows of A, row-major with a stride.
+pub(crate) struct Rows<'a> {
+    pub data: &'a [f32],
+    pub stride: usize,
+    pub k: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Block `kb` of row `m`, for words of `per` values each.
+    fn block(&self, kb: usize, m: usize, per: usize) -> &'a [f32] {
+        let deep = depth(self.k.div_ceil(per)) * per;
+        let k0 = kb * deep;
+        &self.data[m * self.stride + k0..][..deep.min(self.k - k0)]
+    }
+
+    /// The same; row `m + ahead` is fetched meanwhile.
+    fn block_and_next(&self, kb: usize, m: usize, ahead: usize, per: usize) -> &'a [f32] {
+        let block = self.block(kb, m, per);
+        let deep = depth(self.k.div_ceil(per)) * per;
+        soon(self.data, (m + ahead) * self.stride + kb * deep, block.len());
+        block
+    }
+}
+
+impl Left for Rows<'_> {
+    fn pack(&self, kb: usize, m0: usize, rows: usize, out: &mut [f32]) {
+        interleave_rows(rows, rows, out, |r| self.block_and_next(kb, m0 + r, rows, 1));
+    }
+}
+
+/// Rows of A, rounded to bf16 while they are packed.
+pub(super) struct Bf16Rows<'a>(pub Rows<'a>);
+
+impl Left for Bf16Rows<'_> {
+    const PRECISION: Precision = Precision::Bf16;
+
+    fn pack(&self, kb: usize, m0: usize, rows: usize, out: &mut [f32]) {
+        let words = self.0.block(kb, m0, 2).len().div_ceil(2);
+        interleave_made(rows, words, rows, out, |r, row| {
+            let x = self.0.block_and_next(kb, m0 + r, rows, 2);
+            let row = halves(row);
+            row[x.len()..].fill(0);
+            narrow(x, row);
+        });
+    }
+}
+
+/// Rows of A, quantised while they are packed, each with a factor of its own.
+pub(super) struct Int8Rows<'a>(pub Rows<'a>);
+
+impl Int8Rows<'_> {
+    fn row(&self, m: usize) -> &[f32] {
+        &self.0.data[m * self.0.stride..][..self.0.k]
+    }
+}
+
+impl Left for Int8Rows<'_> {
+    const PRECISION: Precision = Precision::Int8;
+
+    fn pack(&self, kb: usize, m0: usize, rows: usize, out: &mut [f32]) {
+        let words = self.0.block(kb, m0, 4).len().div_ceil(4);
+        interleave_made(rows, words, rows, out, |r, row| {
+            let x = self.0.block_and_next(kb, m0 + r, rows, 4);
+            let row = bytes(row);
+            row[x.len()..].fill(ZERO);
+            quantise(x, factor(self.row(m0 + r)).1, ZERO, row);
+        });
+    }
+
+    fn factors(&self, m0: usize, out: &mut [f32]) {
+        for (i, o) in out.iter_mut().enumerate() {
+            *o = factor(self.row(m0 + i)).0;
+        }
+    }
+}
+
+/// Weights `[n, k]`, row-major: each column of B is a contiguous row of the weight.
+pub(super) struct WeightRows<'a> {
+    pub weight: Weight<'a>,
+    pub k: usize,
+    pub precision: Precision,
+    /// Where the rows are values and gates of as many outputs: a panel's first half are values, its second their gates.
+    pub gated: Option<usize>,
+    /// What the rows are divided by in int8.
+    pub factors: &'a [f32],
+}
+
+impl WeightRows<'_> {
+    /// The weight's row for column `c` of the panel at `n0`.
+    fn row(&self, n0: usize, c: usize, nr: usize) -> Option<usize> {
+        match self.gated {
+            None => Some(n0 + c),
+            Some(outputs) => {
+                let output = (n0 + 2 * (c % (nr / 2))) / 2;
+                (output < outputs).then_some(output + c / (nr / 2) * outputs)
+            }
+        }
+    }
+}
+
+impl Right for WeightRows<'_> {
+    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
+        let per = self.precision.per_word();
+        let deep = depth(self.k.div_ceil(per)) * per;
+        let k0 = kb * deep;
+        let kc = deep.min(self.k - k0);
+        interleave_made(cols, kc.div_ceil(per), nr, out, |c, row| {
+            // The row that comes sixteen later, maybe in the next panel, is fetched meanwhile.
+            let later = c + ROWS;
+            if let Some(n) = self.row(n0 + later / nr * nr, later % nr, nr) {
+                self.weight.soon(n * self.k + k0, kc);
+            }
+            let Some(n) = self.row(n0, c, nr) else { return row.fill(0.0) };
+            let start = n * self.k + k0;
+            match (self.precision, self.weight) {
+                (Precision::F32, weight) => weight.widen(start, row),
+                (Precision::Bf16, Weight::Bf16(b)) => {
+                    let row = bytes(row);
+                    row[kc * 2..].fill(0);
+                    row[..kc * 2].copy_from_slice(&b[start * 2..][..kc * 2]);
+                }
+                (precision, weight) => {
+                    let mut wide = [0f32; 256];
+                    row[kc / per..].fill(0.0);
+                    for k in (0..kc).step_by(wide.len()) {
+                        let wide = &mut wide[..(kc - k).min(256)];
+                        weight.widen(start + k, wide);
+                        if precision == Precision::Bf16 {
+                            narrow(wide, &mut halves(row)[k..]);
+                        } else {
+                            let factor = self.factors[n];
+                            let inverse = if factor > 0.0 { 1.0 / factor } else { 0.0 };
+                            quantise(wide, inverse, 0, &mut bytes(row)[k..]);
+                        }
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// What each row of a weight is divided by in int8, and 128 times the sum of its quantised values: what the sums hold too
+/// much because bytes of A are unsigned.
+pub(super) fn columns(weight: Weight, k: usize) -> (Vec<f32>, Vec<i32>) {
+    use rayon::prelude::*;
+    (0..weight.len() / k)
+        .into_par_iter()
+        .with_min_len(16)
+        .map(|n| {
+            let mut row = vec![0f32; k];
+            weight.widen(n * k, &mut row);
+            let (scale, inverse) = factor(&row);
+            let mut whole = vec![0u8; k];
+            quantise(&row, inverse, 0, &mut whole);
+            let sum: i32 = whole.iter().map(|v| *v as i8 as i32).sum();
+            (scale, ZERO as i32 * sum)
+        })
+        .unzip()
+}
