@@ -19,6 +19,10 @@ pub mod tolerance {
     pub const LEVELS_MOST: u8 = 2;
     /// Mean difference of all 8-bit values of a picture.
     pub const LEVELS_MEAN: f64 = 0.1;
+    /// Mean difference of the 8-bit values of a picture of the embedded model in bf16 from the one in f32.
+    pub const BF16_MEAN: f64 = 1.0;
+    /// The same in int8.
+    pub const INT8_MEAN: f64 = 6.0;
     /// One operation's output in f32, relative in the L2 norm.
     pub const OPERATION: f64 = 2e-6;
     /// One network's output in f32, relative in the L2 norm.

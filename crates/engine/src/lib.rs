@@ -159,7 +159,9 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     check(observer)?;
     observer.event(Event::Stage("loading"));
     let start = Instant::now();
-    let unet = UNet::load(&plan.unet, &loras.component(&plan.model, "unet")?).map_err(model_error)?;
+    let weights = loras.component(&plan.model, "unet")?;
+    let unet = UNet::load_in(&plan.unet, &weights, plan.precision()).map_err(model_error)?;
+    drop(weights);
     let prepared = |plan: &Plan, tokens: &[Tokens], maps: &[Picture]| {
         let injections = references::inject(plan, &unet, tokens)?;
         denoise::prepare(plan, &unet, &text, injections, maps)

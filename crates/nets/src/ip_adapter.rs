@@ -2,7 +2,7 @@
 //! (Ye et al., arXiv 2308.06721). The kind is told by keys and shapes, never by the file's name.
 
 use crate::error::ModelError;
-use crate::layers::{Activation, LayerNorm, Linear, activate, attend};
+use crate::layers::{Activation, LayerNorm, Linear, attend};
 use crate::load::Loader;
 use crate::tensor::Tensor;
 use crate::unet::{KeyValue, Site};
@@ -218,7 +218,7 @@ impl IpAdapter {
                 norm.forward(&proj.forward(features).reshape([batch, *tokens, self.shape.context]))
             }
             Projection::Full { first, second, norm } => {
-                norm.forward(&second.forward(&activate(Activation::Gelu, first.forward(features))))
+                norm.forward(&second.forward(&first.forward_activate(features, Activation::Gelu)))
             }
             Projection::Plus { latents, proj_in, layers, proj_out, norm_out } => {
                 let states = proj_in.forward(features);
@@ -296,7 +296,7 @@ impl Resample {
         let all = Tensor::concat_tokens(&[&self.norm_states.forward(states), &queries]);
         let (q, k, v) = (self.q.forward(&queries), self.kv_k.forward(&all), self.kv_v.forward(&all));
         let x = self.out.forward_add(&attend(&q, &k, &v, self.heads, false), x);
-        let h = activate(Activation::Gelu, self.feed_in.forward(&self.feed_norm.forward(&x)));
+        let h = self.feed_in.forward_activate(&self.feed_norm.forward(&x), Activation::Gelu);
         self.feed_out.forward_add(&h, &x)
     }
 }

@@ -2,22 +2,33 @@
 
 use crate::tensor::Tensor;
 use crate::weights::Stored;
+use instantstyle_kernels::gemm::{Extras, Operand, Packed, Then};
 use instantstyle_kernels::{act, attention, conv, gemm, norm};
+use std::sync::{Arc, OnceLock};
 
 pub use instantstyle_kernels::act::Activation;
+pub use instantstyle_kernels::gemm::Precision;
 
-/// Fully connected layer; weights stay as they are stored.
+/// Fully connected layer. In f32 the weights stay as they are stored; in bf16 and int8 they are packed when they are
+/// first used, and the pages of their file given back.
 #[derive(Clone)]
 pub struct Linear {
     weight: Stored,
     bias: Option<Vec<f32>>,
     inputs: usize,
     outputs: usize,
+    precision: Precision,
+    packed: Arc<OnceLock<Packed>>,
 }
 
 impl Linear {
     pub(crate) fn new(weight: Stored, bias: Option<Vec<f32>>, inputs: usize, outputs: usize) -> Self {
-        Linear { weight, bias, inputs, outputs }
+        Linear { weight, bias, inputs, outputs, precision: Precision::F32, packed: Arc::default() }
+    }
+
+    /// The same layer, with operands of another precision.
+    pub(crate) fn in_precision(self, precision: Precision) -> Self {
+        Linear { precision, ..self }
     }
 
     /// Width of the input.
@@ -32,22 +43,43 @@ impl Linear {
 
     /// `[.., inputs]` → `[.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        self.apply(x, None)
+        self.apply(x, Then::Keep, None)
     }
 
     /// The same plus `residual`, which has the output's shape.
     pub fn forward_add(&self, x: &Tensor, residual: &Tensor) -> Tensor {
-        self.apply(x, Some(residual))
+        self.apply(x, Then::Keep, Some(residual))
     }
 
-    fn apply(&self, x: &Tensor, residual: Option<&Tensor>) -> Tensor {
+    /// The same, then an activation.
+    pub fn forward_activate(&self, x: &Tensor, activation: Activation) -> Tensor {
+        self.apply(x, Then::Activate(activation), None)
+    }
+
+    /// GEGLU: the first half of the outputs times the GELU of the second; `[.., inputs]` → `[.., outputs / 2]`. A layer is
+    /// used either so or plainly.
+    pub fn forward_gate(&self, x: &Tensor) -> Tensor {
+        self.apply(x, Then::Gate, None)
+    }
+
+    fn apply(&self, x: &Tensor, then: Then, residual: Option<&Tensor>) -> Tensor {
         assert_eq!(x.channels(), self.inputs, "input width");
+        let gated = then == Then::Gate;
         let mut shape = x.shape().to_vec();
-        *shape.last_mut().expect("a tensor has an axis") = self.outputs;
+        *shape.last_mut().expect("a tensor has an axis") =
+            if gated { self.outputs / 2 } else { self.outputs };
         let mut out = Tensor::stale(shape);
         let weight = self.weight.kernel_view().expect("checked on loading");
-        let residual = residual.map(Tensor::data);
-        gemm::linear(x.data(), self.inputs, weight, self.bias.as_deref(), residual, out.data_mut());
+        let operand = match self.precision {
+            Precision::F32 => Operand::Stored(weight, Precision::F32),
+            precision => Operand::Packed(self.packed.get_or_init(|| {
+                let packed = Packed::new(weight, self.inputs, precision, gated);
+                self.weight.release();
+                packed
+            })),
+        };
+        let extras = Extras { bias: self.bias.as_deref(), then, residual: residual.map(Tensor::data) };
+        gemm::layer(x.data(), self.inputs, operand, extras, out.data_mut());
         out
     }
 }
@@ -60,6 +92,8 @@ pub struct Conv2d {
     inputs: usize,
     outputs: usize,
     kernel: usize,
+    /// A convolution of 1×1 is a fully connected layer.
+    point: Option<Linear>,
 }
 
 impl Conv2d {
@@ -70,7 +104,13 @@ impl Conv2d {
         outputs: usize,
         kernel: usize,
     ) -> Self {
-        Conv2d { weight, bias, inputs, outputs, kernel }
+        let point = (kernel == 1).then(|| Linear::new(weight.clone(), bias.clone(), inputs, outputs));
+        Conv2d { weight, bias, inputs, outputs, kernel, point }
+    }
+
+    /// The same layer, with operands of another precision where it is a matrix product.
+    pub(crate) fn in_precision(self, precision: Precision) -> Self {
+        Conv2d { point: self.point.map(|p| p.in_precision(precision)), ..self }
     }
 
     /// Stride 1, the size kept.
@@ -116,13 +156,13 @@ impl Conv2d {
             panic!("expected [b, h, w, c], got {:?}", x.shape())
         };
         assert_eq!(inputs, self.inputs, "input channels");
+        if let (Some(point), 1, false, None, None) =
+            (&self.point, stride, upsample, &around.norm, &around.picture)
+        {
+            return point.apply(x, Then::Keep, around.residual);
+        }
         let weight = self.weight.kernel_view().expect("checked on loading");
         let residual = around.residual.map(Tensor::data);
-        if self.kernel == 1 && stride == 1 && !upsample && around.norm.is_none() && around.picture.is_none() {
-            let mut out = Tensor::stale([batch, height, width, self.outputs]);
-            gemm::linear(x.data(), inputs, weight, self.bias.as_deref(), residual, out.data_mut());
-            return out;
-        }
         let shape = conv::Conv {
             batch,
             height,
@@ -207,16 +247,6 @@ impl LayerNorm {
 pub fn activate(activation: Activation, mut x: Tensor) -> Tensor {
     act::activate(activation, x.data_mut());
     x
-}
-
-/// GEGLU over the last axis, which is halved.
-pub fn geglu(x: &Tensor) -> Tensor {
-    let mut shape = x.shape().to_vec();
-    let n = x.channels() / 2;
-    *shape.last_mut().expect("a tensor has an axis") = n;
-    let mut out = Tensor::stale(shape);
-    act::geglu(x.data(), n, out.data_mut());
-    out
 }
 
 /// Multi-head attention of `q` [batch, queries, width] over `k`, `v` [batch, keys, width].

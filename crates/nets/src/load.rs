@@ -1,7 +1,7 @@
 //! From named tensors to layers: every shape is checked, what is missing is named with its nearest neighbour.
 
 use crate::error::ModelError;
-use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear};
+use crate::layers::{Conv2d, GroupNorm, LayerNorm, Linear, Precision};
 use crate::weights::{Stored, Weights};
 
 /// A place in a tree of keys, e.g. `down_blocks.0.resnets.1`.
@@ -9,19 +9,25 @@ use crate::weights::{Stored, Weights};
 pub struct Loader<'a> {
     weights: &'a Weights,
     prefix: String,
+    precision: Precision,
 }
 
 impl<'a> Loader<'a> {
     /// The root.
     pub fn new(weights: &'a Weights) -> Self {
-        Loader { weights, prefix: String::new() }
+        Loader { weights, prefix: String::new(), precision: Precision::F32 }
     }
 
     /// One level or several down: `at("resnets.0")`.
     pub fn at(&self, name: impl std::fmt::Display) -> Loader<'a> {
         let prefix =
             if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) };
-        Loader { weights: self.weights, prefix }
+        Loader { prefix, ..*self }
+    }
+
+    /// The same place; matrix products of layers that are taken from here on have operands of this precision.
+    pub fn in_precision(&self, precision: Precision) -> Loader<'a> {
+        Loader { precision, ..self.clone() }
     }
 
     fn key(&self, name: &str) -> String {
@@ -87,7 +93,7 @@ impl<'a> Loader<'a> {
         let at = self.at(name);
         let weight = at.stored("weight", &[outputs, inputs])?;
         let bias = if bias { Some(at.values("bias", &[outputs])?) } else { None };
-        Ok(Linear::new(weight, bias, inputs, outputs))
+        Ok(Linear::new(weight, bias, inputs, outputs).in_precision(self.precision))
     }
 
     /// `name.weight` [outputs, inputs, kernel, kernel] and `name.bias`.
@@ -101,7 +107,7 @@ impl<'a> Loader<'a> {
         let at = self.at(name);
         let weight = at.stored("weight", &[outputs, inputs, kernel, kernel])?;
         let bias = if at.has("bias") { Some(at.values("bias", &[outputs])?) } else { None };
-        Ok(Conv2d::new(weight, bias, inputs, outputs, kernel))
+        Ok(Conv2d::new(weight, bias, inputs, outputs, kernel).in_precision(self.precision))
     }
 
     /// `name.weight` and `name.bias`, one value per channel.

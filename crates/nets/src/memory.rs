@@ -3,6 +3,7 @@
 
 use instantstyle_kernels::attention::{self, Queries};
 use instantstyle_kernels::conv::{Conv, scratch_bytes};
+use instantstyle_kernels::gemm::SCRATCH_BYTES;
 
 /// Values that are alive, and the most that were.
 #[derive(Clone, Copy, Default)]
@@ -31,7 +32,8 @@ impl Ledger {
 
     /// The most bytes of f32 that were alive, the packed operands of matrix products included.
     pub fn peak_bytes(&self) -> u64 {
-        self.peak * 4 + threads() as u64 * PACKED_BYTES
+        let (caller, each) = SCRATCH_BYTES;
+        self.peak * 4 + (caller + threads() * each) as u64
     }
 
     /// Attention of `heads` heads of width `dim`: keys and values are packed for the products.
@@ -93,9 +95,6 @@ impl Size {
         Size { height: 2 * self.height, width: 2 * self.width, ..self }
     }
 }
-
-/// Of one thread.
-const PACKED_BYTES: u64 = 1 << 20;
 
 fn threads() -> usize {
     rayon::current_num_threads()

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::family::has_component;
 use crate::plan::Plan;
 use crate::references::acts;
+use instantstyle_nets::layers::Precision;
 use instantstyle_nets::vae::{Tiling, VaeConfig};
 use instantstyle_nets::weights::Weights;
 use serde_json::{Value, json};
@@ -237,7 +238,10 @@ fn coding(plan: &Plan) -> Result<Option<Stage>, Error> {
 fn denoising(plan: &Plan) -> Result<Stage, Error> {
     let rows = if plan.guided() { 2 } else { 1 };
     let (h, w) = latents(plan);
-    let (mapped, own) = network(&plan.model.join("unet").component()?, plan.unet.forward_bytes(rows, h, w));
+    let weights = plan.model.join("unet").component()?;
+    let (mapped, own) = network(&weights, plan.unet.forward_bytes(rows, h, w));
+    let (released, packed) = packed_bytes(&weights, plan.precision());
+    let (mapped, own) = (mapped - released, own + packed);
     let (control_mapped, control_own) = controls(plan, rows)?;
     let tokens: usize =
         plan.references.iter().filter(|r| acts(r)).map(|r| r.shape.tokens.unwrap_or(257)).sum();
@@ -278,6 +282,24 @@ fn decoding(plan: &Plan) -> Result<Stage, Error> {
 
 fn latents(plan: &Plan) -> (usize, usize) {
     (plan.height / plan.vae.factor(), plan.width / plan.vae.factor())
+}
+
+/// Matrices that are packed in a precision of their own: what their files no longer take, and what they take instead.
+fn packed_bytes(weights: &Weights, precision: Precision) -> (u64, u64) {
+    let per_value = match precision {
+        Precision::F32 => return (0, 0),
+        Precision::Bf16 => 2,
+        Precision::Int8 => 1,
+    };
+    let matrices = weights.iter().map(|(_, t)| t).filter(|t| match *t.shape() {
+        [_, _] => true,
+        [_, _, h, w] => h * w == 1,
+        _ => false,
+    });
+    matrices.fold((0, 0), |(released, packed), t| {
+        let bytes = if t.is_mapped() { t.bytes().len() as u64 } else { 0 };
+        (released + bytes, packed + t.len() as u64 * per_value)
+    })
 }
 
 /// Weights that LoRAs change are copied in f32.

@@ -149,7 +149,8 @@ impl Plan {
                 unet.in_channels, unet.out_channels, vae.latent_channels,
             )));
         }
-        check_machine(request)?;
+        check_device(request)?;
+        let precision = precision(request)?;
         family::fill(request, asked, family)?;
         names.resolve(request)?;
         let factor = vae.factor();
@@ -188,7 +189,7 @@ impl Plan {
 
         let mut resolved = request.clone();
         resolved.model = Some(model_name(&model));
-        resolved.precision = Some(Precision::F32);
+        resolved.precision = Some(precision);
         resolved.device = Some(Device::Cpu);
         resolved.width = Some(width);
         resolved.height = Some(height);
@@ -271,6 +272,16 @@ impl Plan {
         request.seed = Some(self.seed.wrapping_add(i as u64));
         request.count = Some(1);
         request
+    }
+
+    /// Number format of the operands of the UNet's matrix products.
+    pub fn precision(&self) -> instantstyle_nets::layers::Precision {
+        use instantstyle_nets::layers::Precision as Operands;
+        match self.request.precision {
+            Some(Precision::Bf16) => Operands::Bf16,
+            Some(Precision::Int8) => Operands::Int8,
+            _ => Operands::F32,
+        }
     }
 
     /// True if two rows are run, for the negative prompt and the prompt.
@@ -459,20 +470,27 @@ impl std::fmt::Display for Plan {
     }
 }
 
-fn check_machine(request: &Request) -> Result<(), Error> {
+fn check_device(request: &Request) -> Result<(), Error> {
     match request.device {
-        None | Some(Device::Auto | Device::Cpu) => {}
+        None | Some(Device::Auto | Device::Cpu) => Ok(()),
         Some(Device::Cuda(_) | Device::Metal) => {
-            return Err(Error::Machine(
-                "device: this build computes on the CPU only; use auto or cpu".into(),
-            ));
+            Err(Error::Machine("device: this build computes on the CPU only; use auto or cpu".into()))
         }
     }
-    match request.precision {
-        None | Some(Precision::Auto | Precision::F32) => Ok(()),
-        Some(Precision::Bf16 | Precision::F16) => Err(Error::Machine(
-            "precision: this build computes in f32 only (weights stored in f16 or bf16 stay so in memory); use auto or f32".into(),
+}
+
+/// What `auto` stands for.
+const AUTO: Precision = Precision::F32;
+
+fn precision(request: &Request) -> Result<Precision, Error> {
+    match request.precision.unwrap_or(Precision::Auto) {
+        Precision::Auto => Ok(AUTO),
+        Precision::F16 => Err(Error::Machine(
+            "precision: f16 arithmetic is not built in for the CPU; use bf16 (as small, and as fast where the processor has \
+             it), f32 or int8 (weights stored in f16 stay so in the file)"
+                .into(),
         )),
+        other => Ok(other),
     }
 }
 

@@ -23,14 +23,16 @@ pub enum Precision {
     F32,
     Bf16,
     F16,
+    Int8,
 }
 
 /// The number formats by name, with a line for people.
 pub const PRECISIONS: &[(&str, Precision, &str)] = &[
-    ("auto", Precision::Auto, "the best that the device has"),
+    ("auto", Precision::Auto, "f32; what was used is stored with the picture"),
     ("f32", Precision::F32, "32 bits"),
-    ("bf16", Precision::Bf16, "16 bits, with the range of f32"),
-    ("f16", Precision::F16, "16 bits"),
+    ("bf16", Precision::Bf16, "operands of the UNet's matrix products in 16 bits, with the range of f32"),
+    ("f16", Precision::F16, "16 bits; not on the CPU"),
+    ("int8", Precision::Int8, "operands of the UNet's matrix products in 8 bits, each row with a factor"),
 ];
 
 /// Whether the autoencoder works in tiles.

@@ -192,7 +192,8 @@ pub fn conv2d_by(
     }
     let data = normal.as_deref().unwrap_or(x.data);
     let Some(terms) = epilogue.picture else {
-        let finish = gemm::Epilogue { bias: epilogue.bias, residual: epilogue.residual, ..Default::default() };
+        let finish =
+            gemm::Epilogue { bias: epilogue.bias, residual: epilogue.residual, ..Default::default() };
         return implicit::conv2d(conv, data, weight, finish, out);
     };
     let one = Conv { batch: 1, ..conv };

@@ -95,7 +95,10 @@ unsafe fn add_f32(x: __m512, y: __m512) -> __m512 {
 #[inline(always)]
 unsafe fn fma_bf16(sum: __m512, a: __m512, b: __m512) -> __m512 {
     // SAFETY: called from kernels that enable AVX-512 BF16; the types are the same 512 bits.
-    unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(a), std::mem::transmute(b)) }
+    unsafe {
+        let halves = |v| std::mem::transmute::<__m512, __m512bh>(v);
+        _mm512_dpbf16_ps(sum, halves(a), halves(b))
+    }
 }
 
 /// The same without the instruction.

@@ -55,8 +55,12 @@ impl Precision {
 
 /// Most words of the shared dimension in one block.
 const KC: usize = 384;
-/// Rows of A in one block: MC · KC · 4 bytes are a third of a 1 MiB second-level cache.
+/// Most rows of A in one block: MC · KC · 4 bytes are a third of a 1 MiB second-level cache.
 const MC: usize = 224;
+/// Bytes of all blocks of A that are packed at a time; at least [`LEAST`] tiles are.
+const BLOCK_BYTES: usize = 4 << 20;
+/// Tiles in a block of A, at least: each panel is fetched for so many.
+const LEAST: usize = 4;
 /// Columns whose sums wait beside the block: MC · NC · 4 bytes, as much again at most.
 const NC: usize = 256;
 /// Bytes of B that are packed before they are used by several blocks of A: they stay in the last-level cache.
@@ -68,6 +72,16 @@ const SMALL: usize = 1 << 16;
 fn depth(words: usize) -> usize {
     words.div_ceil(words.div_ceil(KC).max(1)).next_multiple_of(16)
 }
+
+/// Rows of A in one block, for a shared dimension of `words`: whole tiles.
+fn block_rows(words: usize) -> usize {
+    let mr = tile().0;
+    (BLOCK_BYTES / 4 / words.max(1)).clamp(LEAST * mr, MC) / mr * mr
+}
+
+/// Memory that products keep for packed operands, at most: of the caller, and of each thread. Shared dimensions above
+/// 18,000 words take more.
+pub const SCRATCH_BYTES: (usize, usize) = (AHEAD_BYTES + (1 << 20), BLOCK_BYTES + (1 << 20));
 
 /// Where the left operand's rows come from. `pack` writes block `kb` of rows `m0..m0 + rows` as `[words][rows]`.
 pub(crate) trait Left: Sync {
@@ -311,7 +325,7 @@ pub(crate) fn run<L: Left, R: Right>(
     let words = blocks.words();
     let out = Shared::new(out);
     let go = |cols| split(m, cols, outputs, blocks, a, b, epilogue, out);
-    if m <= MC || b.is_packed() {
+    if m <= block_rows(words) || b.is_packed() {
         return go(0..n);
     }
     // Several blocks of A meet each panel: pack it once.
@@ -346,7 +360,7 @@ fn split<L: Left, R: Right>(
     // As many row blocks as threads, or a multiple; where there are too few, columns are split as well. Two tasks a
     // thread, so that one that is held up does not hold up all.
     let tiles = m.div_ceil(mr);
-    let needed = m.div_ceil(MC);
+    let needed = m.div_ceil(block_rows(blocks.words()));
     let down = if needed >= threads { needed.next_multiple_of(threads).min(tiles) } else { needed };
     let across = if threads == 1 { 1 } else { (2 * threads).div_ceil(down) }.min(cols.len().div_ceil(nr));
     each(down * across, |task| {
@@ -385,7 +399,7 @@ fn serial<L: Left, R: Right>(
     let micro = micro(L::PRECISION);
     let words = blocks.words();
     let deepest = blocks.0.iter().copied().max().unwrap_or(0);
-    let most = MC / mr * mr;
+    let most = block_rows(words);
     let panel = aligned(pb, deepest * nr);
     // The block of A, the sums of its tiles, and the factors of its rows.
     let height = most.min(rows.len());

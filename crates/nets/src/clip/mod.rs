@@ -8,7 +8,7 @@ pub use text::{TextConfig, TextEncoder, TextOutput};
 pub use vision::{VisionConfig, VisionEncoder, VisionOutput};
 
 use crate::error::ModelError;
-use crate::layers::{Activation, LayerNorm, Linear, activate, attend};
+use crate::layers::{Activation, LayerNorm, Linear, attend};
 use crate::load::Loader;
 use crate::tensor::Tensor;
 
@@ -71,7 +71,7 @@ impl Layer {
         let a =
             attend(&self.q.forward(&n), &self.k.forward(&n), &self.v.forward(&n), self.heads, self.causal);
         let x = self.out.forward_add(&a, x);
-        let h = activate(self.activation, self.fc1.forward(&self.norm2.forward(&x)));
+        let h = self.fc1.forward_activate(&self.norm2.forward(&x), self.activation);
         self.fc2.forward_add(&h, &x)
     }
 }

@@ -3,7 +3,7 @@
 use super::trunk::{Counter, Pass};
 use super::{KeyValue, LevelConfig, UNetConfig};
 use crate::error::ModelError;
-use crate::layers::{Around, Attended, Conv2d, GroupNorm, LayerNorm, Linear, attend, attend_over, geglu};
+use crate::layers::{Around, Attended, Conv2d, GroupNorm, LayerNorm, Linear, Precision, attend, attend_over};
 use crate::load::Loader;
 use crate::tensor::Tensor;
 use std::fmt::Arguments;
@@ -36,7 +36,12 @@ impl Resnet {
         Ok(Resnet {
             norm1: at.group_norm("norm1", inputs, config.groups, config.eps)?,
             conv1: at.conv("conv1", inputs, outputs, 3)?,
-            time: at.linear("time_emb_proj", config.time_dim(), outputs, true)?,
+            time: at.in_precision(Precision::F32).linear(
+                "time_emb_proj",
+                config.time_dim(),
+                outputs,
+                true,
+            )?,
             norm2: at.group_norm("norm2", outputs, config.groups, config.eps)?,
             conv2: at.conv("conv2", outputs, outputs, 3)?,
             shortcut: if inputs == outputs {
@@ -127,7 +132,7 @@ impl Transformer {
         let attended = attend_over(&q, &sets, a.heads);
         let x = a.out.forward_add(&attended, &x);
         seen("after_attn2", &x);
-        let h = geglu(&self.feed_in.forward(&self.norm3.forward(&x)));
+        let h = self.feed_in.forward_gate(&self.norm3.forward(&x));
         self.feed_out.forward_add(&h, &x)
     }
 }

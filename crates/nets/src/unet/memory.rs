@@ -89,10 +89,10 @@ fn spatial(ledger: &mut Ledger, level: &LevelConfig, depth: usize, pixels: usize
         ledger.take(2 * x);
         ledger.give(x);
         ledger.take(2 * x);
-        // GEGLU: the norm and its projection, 8 wide, go when they are halved.
-        ledger.take(x + 8 * x);
+        // The norm goes when GEGLU, 4 wide, is there.
+        ledger.take(x);
         ledger.take(4 * x);
-        ledger.give(9 * x);
+        ledger.give(x);
         ledger.take(x);
         // Only the last sum is left.
         ledger.give(3 * x + x + 3 * x + 4 * x + x);

@@ -22,7 +22,7 @@ pub use sites::{Site, covers, sites};
 pub use trunk::{Added, Residuals, TextContext, Times};
 
 use crate::error::ModelError;
-use crate::layers::{Conv2d, GroupNorm};
+use crate::layers::{Conv2d, GroupNorm, Precision};
 use crate::load::Loader;
 use crate::tensor::Tensor;
 use crate::weights::Weights;
@@ -52,12 +52,20 @@ pub struct Conditions<'a> {
 }
 
 impl UNet {
-    /// Takes the network from weights.
+    /// Takes the network from weights, to compute in f32.
     ///
     /// # Errors
     /// If a tensor is missing or of another shape than the configuration says.
     pub fn load(config: &UNetConfig, weights: &Weights) -> Result<Self, ModelError> {
-        let at = Loader::new(weights);
+        Self::load_in(config, weights, Precision::F32)
+    }
+
+    /// The same, with the operands of fully connected layers and 1×1 convolutions in `precision`; all else is f32.
+    ///
+    /// # Errors
+    /// As [`UNet::load`].
+    pub fn load_in(config: &UNetConfig, weights: &Weights, precision: Precision) -> Result<Self, ModelError> {
+        let at = Loader::new(weights).in_precision(precision);
         let c = config;
         let levels = c.levels.len();
         let mut count = Counter::default();

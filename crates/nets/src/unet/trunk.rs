@@ -4,7 +4,7 @@ use super::UNetConfig;
 use super::blocks::{Resnet, Spatial};
 use super::inject::{Injections, KeyValue};
 use crate::error::ModelError;
-use crate::layers::{Activation, Conv2d, Linear, activate};
+use crate::layers::{Activation, Conv2d, Linear, Precision, activate};
 use crate::load::Loader;
 use crate::tensor::Tensor;
 use rayon::prelude::*;
@@ -28,6 +28,8 @@ struct Embedding(Linear, Linear);
 
 impl Embedding {
     fn load(at: &Loader, inputs: usize, outputs: usize) -> Result<Self, ModelError> {
+        // A few rows, computed once: in full.
+        let at = at.in_precision(Precision::F32);
         Ok(Embedding(
             at.linear("linear_1", inputs, outputs, true)?,
             at.linear("linear_2", outputs, outputs, true)?,
@@ -35,7 +37,7 @@ impl Embedding {
     }
 
     fn forward(&self, x: &Tensor) -> Tensor {
-        self.1.forward(&activate(Activation::Silu, self.0.forward(x)))
+        self.1.forward(&self.0.forward_activate(x, Activation::Silu))
     }
 }
 

@@ -69,7 +69,25 @@ impl Bytes {
     }
 }
 
-/// The one use of `unsafe` in this crate.
+impl Bytes {
+    /// Gives pages of a map back to the system; they are read from the file again when they are next used.
+    pub fn release(&self) {
+        #[cfg(unix)]
+        if let Owner::Map(map) = &self.owner {
+            // Only a hint: an error changes nothing.
+            let _ = forget(map, &self.range);
+        }
+    }
+}
+
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn forget(map: &memmap2::Mmap, range: &Range<usize>) -> io::Result<()> {
+    // SAFETY: the map is of a file and read-only, so that no page holds anything that the file does not.
+    unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) }
+}
+
+/// One of the two uses of `unsafe` in this crate, both here.
 #[allow(unsafe_code)]
 fn map_file(file: &File) -> io::Result<memmap2::Mmap> {
     // SAFETY: the map is read-only and private to `Bytes`, which hands out `&[u8]` only. A change of the file by

@@ -82,6 +82,11 @@ impl Stored {
         self.bytes.is_mapped()
     }
 
+    /// Gives the memory back that holds pages of a file: they are read anew if somebody asks again.
+    pub fn release(&self) {
+        self.bytes.release();
+    }
+
     /// All values as f32: exact for f32, f16, bf16, rounded for wider types.
     pub fn to_f32(&self) -> Vec<f32> {
         match self.kernel_view() {
