@@ -1,10 +1,11 @@
 //! Matrix products at the shapes of SD1.5 and SDXL, one thread: Gop/s and the part of the unit's measured peak.
 //!
-//! `cargo bench -p instantstyle-kernels --bench gemm [-- FILTER]`. Times are CPU time of the thread, the least of many
+//! `cargo bench -p instantstyle-kernels --bench gemm [-- FILTER]`; weights stored in f16, in bf16 and int8 packed before. Times are CPU time of the thread, the least of many
 //! runs, so that other programs on the machine disturb little. The peak is measured in the same way, right before.
 #![allow(unsafe_code, missing_docs)]
 
-use instantstyle_kernels::{Weight, gemm};
+use instantstyle_kernels::Weight;
+use instantstyle_kernels::gemm::{Extras, Operand, Packed, Precision, layer};
 
 /// Rows, inner, columns: SD1.5 at 512 px with guidance (batch 2), SDXL at 1024 px, and the small ones.
 const SHAPES: &[(&str, usize, usize, usize)] = &[
@@ -38,10 +39,10 @@ fn cpu_s() -> f64 {
     t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
 }
 
-/// The least time of runs of `f`: at least `least`, until about 1.5 s are spent.
+/// The least time of runs of `f`: at least `least`, until about 0.6 s are spent.
 fn best(least: usize, mut f: impl FnMut()) -> f64 {
     let (mut best, mut spent, mut n) = (f64::INFINITY, 0.0, 0);
-    while n < least || spent < 1.5 {
+    while n < least || spent < 0.6 {
         let start = cpu_s();
         f();
         let took = cpu_s() - start;
@@ -122,7 +123,11 @@ fn main() {
     pool.install(|| {
         let peak = peak();
         println!("peak {:.1} Gop/s", peak * 1e-9);
-        println!("{:<28}{:>7}{:>7}{:>7}{:>10}{:>8}", "shape", "rows", "inner", "cols", "Gop/s", "peak %");
+        println!("Gop/s, and % of this peak in f32, of twice and four times as much in bf16 and int8");
+        println!(
+            "{:<28}{:>6}{:>6}{:>6}{:>15}{:>15}{:>15}",
+            "shape", "rows", "inner", "cols", "f32", "bf16", "int8"
+        );
         for &(name, m, k, n) in SHAPES {
             if !only.is_empty() && !only.iter().any(|o| name.contains(o.as_str())) {
                 continue;
@@ -132,9 +137,18 @@ fn main() {
                 noise(n * k, 5).into_iter().flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect();
             let bias = noise(n, 7);
             let mut out = vec![0f32; m * n];
-            let least = best(3, || gemm::linear(&a, k, Weight::F16(&w), Some(&bias), None, &mut out));
-            let rate = (2 * m * n * k) as f64 / least;
-            println!("{name:<28}{m:>7}{k:>7}{n:>7}{:>10.1}{:>8.1}", rate * 1e-9, 100.0 * rate / peak);
+            print!("{name:<28}{m:>6}{k:>6}{n:>6}");
+            for (precision, times) in [(Precision::F32, 1.0), (Precision::Bf16, 2.0), (Precision::Int8, 4.0)]
+            {
+                let weight = Weight::F16(&w);
+                let packed = (precision != Precision::F32).then(|| Packed::new(weight, k, precision, false));
+                let operand = packed.as_ref().map_or(Operand::Stored(weight, precision), Operand::Packed);
+                let extras = Extras { bias: Some(&bias), ..Extras::default() };
+                let least = best(3, || layer(&a, k, operand, extras, &mut out));
+                let rate = (2 * m * n * k) as f64 / least;
+                print!("{:>9.1}{:>6.1}", rate * 1e-9, 100.0 * rate / (times * peak));
+            }
+            println!();
         }
     });
 }
