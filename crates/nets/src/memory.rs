@@ -3,7 +3,7 @@
 
 use instantstyle_kernels::attention::{self, Queries};
 use instantstyle_kernels::conv::{Conv, scratch_bytes};
-use instantstyle_kernels::gemm::SCRATCH_BYTES;
+use instantstyle_kernels::gemm;
 
 /// Values that are alive, and the most that were.
 #[derive(Clone, Copy, Default)]
@@ -30,10 +30,10 @@ impl Ledger {
         self.give(values);
     }
 
-    /// The most bytes of f32 that were alive, the packed operands of matrix products included.
-    pub fn peak_bytes(&self) -> u64 {
-        let (caller, each) = SCRATCH_BYTES;
-        self.peak * 4 + (caller + threads() * each) as u64
+    /// The most bytes of f32 that were alive, and what matrix products pack, of which the largest has this shared dimension
+    /// and this many weights.
+    pub fn peak_bytes(&self, inner: usize, weights: usize) -> u64 {
+        self.peak * 4 + gemm::scratch_bytes(inner, weights, threads()) as u64
     }
 
     /// Attention of `heads` heads of width `dim`: keys and values are packed for the products.

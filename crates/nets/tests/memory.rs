@@ -1,6 +1,5 @@
 //! Estimates of memory against an allocator that counts.
 
-use instantstyle_kernels::gemm::SCRATCH_BYTES;
 use instantstyle_nets::Tensor;
 use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
 use instantstyle_nets::controlnet::{ControlNet, ControlNetConfig};
@@ -39,9 +38,8 @@ fn peak<T>(run: impl FnOnce() -> T) -> u64 {
 /// The estimate may be short by a twentieth (what is not activations), and over by as much and what products may pack.
 fn near(what: &str, estimate: u64, measured: u64) {
     let (e, m) = (estimate as f64, measured as f64);
-    let packed = (SCRATCH_BYTES.0 + SCRATCH_BYTES.1) as f64;
     println!("{what}: estimated {e:.3e}, measured {m:.3e}, {:+.1} %", (e / m - 1.0) * 100.0);
-    assert!(e > 0.95 * m && e < 1.05 * m + packed, "{what}: estimated {e:.3e} bytes, measured {m:.3e}");
+    assert!(e > 0.95 * m && e < 1.05 * m + 1.1e6, "{what}: estimated {e:.3e} bytes, measured {m:.3e}");
 }
 
 /// All in one test: the allocator counts for the whole process.

@@ -79,9 +79,12 @@ fn block_rows(words: usize) -> usize {
     (BLOCK_BYTES / 4 / words.max(1)).clamp(LEAST * mr, MC) / mr * mr
 }
 
-/// Memory that products keep for packed operands, at most: of the caller, and of each thread. Shared dimensions above
-/// 18,000 words take more.
-pub const SCRATCH_BYTES: (usize, usize) = (AHEAD_BYTES + (1 << 20), BLOCK_BYTES + (1 << 20));
+/// Bytes that products with shared dimensions up to `inner` and weights of up to `weights` values keep for packed operands,
+/// at most, on so many threads. Shared dimensions above 18,000 take more.
+pub fn scratch_bytes(inner: usize, weights: usize, threads: usize) -> usize {
+    let block = BLOCK_BYTES.min(MC * inner * 4);
+    AHEAD_BYTES.min(weights * 4) + threads * (block + MC * NC * 4 + KC * 32 * 4)
+}
 
 /// Where the left operand's rows come from. `pack` writes block `kb` of rows `m0..m0 + rows` as `[words][rows]`.
 pub(crate) trait Left: Sync {

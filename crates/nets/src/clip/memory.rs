@@ -26,7 +26,7 @@ impl TextConfig {
             layer(&mut ledger, x, tokens * self.intermediate_size, self.max_position_embeddings);
         }
         ledger.take(x);
-        ledger.peak_bytes()
+        ledger.peak_bytes(self.intermediate_size, self.hidden_size * self.intermediate_size)
     }
 }
 
@@ -40,6 +40,6 @@ impl VisionConfig {
         // The picture, the patches, what is normed, and two copies.
         ledger.take(self.image_size * self.image_size * 3 + 4 * x);
         layer(&mut ledger, x, tokens * self.intermediate_size, tokens);
-        ledger.peak_bytes()
+        ledger.peak_bytes(self.intermediate_size, self.hidden_size * self.intermediate_size)
     }
 }

@@ -54,7 +54,9 @@ impl UNetConfig {
             }
         }
         ledger.conv(size(0), inputs, self.out_channels, true);
-        ledger.peak_bytes()
+        // Downsampling and GEGLU, of the widest level.
+        let widest = self.levels.iter().map(|l| l.width).max().unwrap_or(0);
+        ledger.peak_bytes(9 * widest, 9 * widest * widest)
     }
 
     /// Bytes of the text's keys and values at every site, for `rows` prompts of `tokens` tokens; of image tokens likewise.

@@ -31,7 +31,8 @@ impl VaeConfig {
             }
         }
         ledger.conv(size, inputs, self.out_channels, true);
-        ledger.peak_bytes()
+        let widest = self.widest();
+        ledger.peak_bytes(widest, widest * widest)
     }
 
     /// Most bytes alive while one picture of this size is encoded, picture and moments included.
@@ -60,7 +61,13 @@ impl VaeConfig {
         self.middle(&mut ledger, size, inputs);
         ledger.conv(size, inputs, 2 * self.latent_channels, true);
         ledger.take(size.pixels() * 2 * self.latent_channels);
-        ledger.peak_bytes()
+        // Downsampling gathers its patches.
+        let patch = 9 * self.widest();
+        ledger.peak_bytes(patch, patch * self.widest())
+    }
+
+    fn widest(&self) -> usize {
+        self.block_out_channels.iter().copied().max().unwrap_or(0)
     }
 
     /// A block at full size: its input, what is between its convolutions, and its output, beside the picture.
@@ -68,7 +75,7 @@ impl VaeConfig {
         let mut ledger = Ledger::default();
         let channels = self.block_out_channels.first().copied().unwrap_or(0);
         ledger.take(height * width * (3 * channels + self.out_channels));
-        ledger.peak_bytes()
+        ledger.peak_bytes(9 * channels, 9 * channels * channels)
     }
 
     /// The block between the two halves; the input goes, the output stays.
