@@ -19,18 +19,26 @@ REFERENCES = [("fish", "neon"), ("heart", "mosaic"), ("tree", "halftone"), ("moo
 
 
 MANTISSA_BITS = 6
+VISION_BITS = 4  # of the image tower
+DECODER_BITS = 5
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 @torch.no_grad()
-def rounded(module):
-    """f16 with four zero bits at the end of each weight: nothing that a picture shows (`measure.py` judges the rounded
-    weights), and the file packs to two thirds in a repository."""
-    for p in module.parameters():
+def rounded(module, bits=MANTISSA_BITS):
+    """f16 with zero bits at the end of each weight: nothing that a picture shows (`measure.py` judges the rounded weights), and
+    the file packs to two thirds or less in a repository."""
+    for p in module.parameters() if isinstance(module, torch.nn.Module) else module:
         mantissa, exponent = torch.frexp(p.float())
-        scale = 2. ** (MANTISSA_BITS + 1)
+        scale = 2. ** (bits + 1)
         p.copy_(torch.ldexp((mantissa * scale).round() / scale, exponent).half().to(p.dtype))
     return module
+
+
+def rounded_vae(vae):
+    """The parts of the decoder that learn last have fewer bits."""
+    rounded([p for n, p in vae.named_parameters() if n.startswith("decoder.") and not n.startswith(train.KEPT)], DECODER_BITS)
+    return rounded(vae)
 
 
 def check_tokenizer(folder):
@@ -66,10 +74,10 @@ def export(out, folder=os.path.join(HERE, "../models/embedded")):
     vae.register_to_config(scaling_factor=1.)
     text, vision, _ = train.load_clip(out)
     unet, = train.load(out, "unet", networks.build_unet())
-    rounded(vae).half().save_pretrained(f"{folder}/vae")
+    rounded_vae(vae).half().save_pretrained(f"{folder}/vae")
     rounded(unet).half().save_pretrained(f"{folder}/unet")
     rounded(text).half().save_pretrained(f"{folder}/text_encoder_2")
-    rounded(vision).half().save_pretrained(f"{folder}/image_encoder")
+    rounded(vision, VISION_BITS).half().save_pretrained(f"{folder}/image_encoder")
     networks.save_tokenizer(f"{folder}/tokenizer_2")
     check_tokenizer(f"{folder}/tokenizer_2")
     networks.sampling_schedule().save_pretrained(f"{folder}/scheduler")
@@ -84,7 +92,7 @@ def export(out, folder=os.path.join(HERE, "../models/embedded")):
         json.dump({"_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True, **parts}, f, indent=1)
     if os.path.exists(f"{out}/adapter.ckpt"):
         adapted = rounded(train.load_adapted(out))
-        start = train.adapter_start(train.load(out, "unet", networks.build_unet())[0])
+        start = train.adapter_start(train.load(out, "unet", networks.build_unet())[0], out)
         named = train.adapter_parameters(adapted)
         places = [n.rsplit(".", 1)[0] for n in adapted.attn_processors if "attn2" in n]
         order = [p for part in ("down", "up", "mid") for p in places if p.startswith(part)]

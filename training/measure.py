@@ -1,22 +1,27 @@
 """Measures the trained model with judges that were trained apart from it, and writes the card.
 
-`python measure.py --out run --pictures 500`. Seeds and counts are in the card.
+`python measure.py --out run --pictures 500`. Seeds and counts are in the card. Latents once painted are kept in `run/rows`;
+`--only` measures some rows and leaves the card, so that several processes can share the work.
 """
 
 import argparse
+import hashlib
 import json
 import os
 
 import numpy as np
 import torch
+from PIL import Image
 
 import export
 import networks
 import train
 import world
 
-STEPS, GUIDANCE = 12, 4.0
-FOLDER = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../models/embedded"))
+STEPS, GUIDANCE = 12, 2.0
+HERE = os.path.dirname(os.path.abspath(__file__))
+FOLDER = os.path.normpath(os.path.join(HERE, "../models/embedded"))
+SHEETS = os.path.normpath(os.path.join(HERE, "../docs/embedded"))
 GROUPS = ["down_blocks.1.attentions.0", "down_blocks.1.attentions.1", "down_blocks.2.attentions.0", "down_blocks.2.attentions.1",
           "mid_block", "up_blocks.0.attentions.0", "up_blocks.0.attentions.1", "up_blocks.0.attentions.2",
           "up_blocks.1.attentions.0", "up_blocks.1.attentions.1", "up_blocks.1.attentions.2"]
@@ -29,8 +34,8 @@ class Bench:
         self.out, self.n = out, pictures
         self.words = networks.WordTokens()
         text, vision, _ = train.load_clip(out)
-        self.text, self.vision = export.rounded(text), export.rounded(vision)
-        self.decoder = export.rounded(train.load_vae(out))
+        self.text, self.vision = export.rounded(text), export.rounded(vision, export.VISION_BITS)
+        self.decoder = export.rounded_vae(train.load_vae(out))
         self.judge, = train.load(out, "judges", train.Judge())
         self.model = export.rounded(train.load_adapted(out))
         rng = np.random.default_rng(77)
@@ -52,16 +57,21 @@ class Bench:
                 weight = spec if isinstance(spec, float) else max([w for k, w in spec.items() if name.startswith(k + ".")], default=0.)
                 processor.scale = [weight]
 
-    def paint(self, prompts, spec, subtract=0., count=None):
+    def latents(self, prompts, spec, subtract=0., count=None):
+        """Latents of the first `count` prompts, painted once and kept in the work folder."""
         count = count or self.n
-        self.scale(spec)
-        parts = []
-        for i in range(0, count, 50):
-            j = slice(i, min(i + 50, count))
-            states, pooled = train.prompt(self.text, self.words, prompts[j])
-            features = self.features[j] - subtract * self.contents[j]
-            parts.append(train.sample(self.model, self.decoder, states, pooled, features, STEPS, GUIDANCE, seed=1000 + i))
-        return torch.cat(parts)
+        key = hashlib.sha256(json.dumps([prompts[:count], spec, subtract, STEPS, GUIDANCE]).encode()).hexdigest()[:16]
+        path = f"{self.out}/rows/{key}.pt"
+        if not os.path.exists(path):
+            self.scale(spec)
+            parts = []
+            for i in range(0, count, 50):
+                j = slice(i, min(i + 50, count))
+                states, pooled = train.prompt(self.text, self.words, prompts[j])
+                features = self.features[j] - subtract * self.contents[j]
+                parts.append(train.sample(self.model, states, pooled, features, STEPS, GUIDANCE, seed=1000 + i))
+            torch.save(torch.cat(parts).half(), path)
+        return torch.load(path)
 
     @torch.no_grad()
     def judged(self, x):
@@ -77,17 +87,50 @@ class Bench:
                     palette=percent((c.view(n, 2, -1).argmax(2) == colours).all(1)),
                     leak=percent((a[row, shown] > 0) | (a.argmax(1) == shown)), pictures=n)
 
+    def row(self, name, spec, subtract=0., count=None):
+        """Figures of one way to use the references, and its first pictures."""
+        latents = self.latents([f"a {world.CONTENTS[c]}" for c in self.wanted], spec, subtract, count)
+        figures = self.once(latents, lambda x: self.judged(x))
+        train.log(self.out, f"{name}: {figures}")
+        return figures, train.decoded(self.decoder, latents[:12])
+
+    def once(self, latents, judge):
+        """What `judge` says of the pictures; kept in the work folder for these latents and this decoder."""
+        parts = [latents, *self.decoder.state_dict().values()]
+        key = hashlib.sha256(b"".join(p.contiguous().numpy().tobytes() for p in parts)).hexdigest()[:16]
+        path = f"{self.out}/rows/{key}.json"
+        if not os.path.exists(path):
+            with open(path + ".part", "w") as f:
+                json.dump(judge(train.decoded(self.decoder, latents)), f)
+            os.replace(path + ".part", path)
+        with open(path) as f:
+            return json.load(f)
+
     def named(self):
         """Prompts that name content and style, no reference: content and style right."""
-        styles = [(i // 10 + i) % 12 for i in range(self.n)]
-        prompts = [f"a {world.CONTENTS[c]}, in {world.STYLES[s]} style" for c, s in zip(self.wanted, styles)]
-        x = self.paint(prompts, 0.)
-        parts = [self.judge(x[i:i + 100]) for i in range(0, len(x), 100)]
-        a, b, _ = (torch.cat(p) for p in zip(*parts))
-        train.grid(x[:48], 12, f"{FOLDER}/sheets/named.jpg")
+        styles = torch.tensor([(i // 10 + i) % 12 for i in range(self.n)])
+        latents = self.latents([f"a {world.CONTENTS[c]}, in {world.STYLES[s]} style" for c, s in zip(self.wanted, styles)], 0.)
         percent = lambda right: round(100 * float(right.float().mean()), 1)
-        return dict(content=percent(a.argmax(1) == torch.tensor(self.wanted)), style=percent(b.argmax(1) == torch.tensor(styles)),
-                    pictures=self.n)
+
+        def judge(x):
+            parts = [self.judge(x[i:i + 100]) for i in range(0, len(x), 100)]
+            a, b, _ = (torch.cat(p) for p in zip(*parts))
+            content, style = a.argmax(1) == torch.tensor(self.wanted), b.argmax(1) == styles
+            by_style = {name: dict(content=percent(content[styles == k]), style=percent(style[styles == k]), pictures=int((styles == k).sum()))
+                        for k, name in enumerate(world.STYLES)}
+            return dict(content=percent(content), style=percent(style), by_style=by_style, pictures=self.n)
+
+        figures = self.once(latents, judge)
+        train.log(self.out, f"prompts naming content and style: {figures}")
+        return figures, train.decoded(self.decoder, latents[:48])
+
+
+def sheet(pictures, name):
+    """Contact sheet of 12 columns, small: it stays in the repository's history."""
+    path = f"{SHEETS}/{name}.jpg"
+    train.grid(pictures, 12, path)
+    picture = Image.open(path)
+    picture.resize((picture.width // 2, picture.height // 2), Image.LANCZOS).save(path, quality=60, optimize=True)
 
 
 def main():
@@ -95,53 +138,34 @@ def main():
     arguments.add_argument("--out", default="run")
     arguments.add_argument("--pictures", type=int, default=500, help="pictures of a row")
     arguments.add_argument("--group-pictures", type=int, default=100, help="pictures of a row of the site study")
+    arguments.add_argument("--only", nargs="+", help="measure these rows, or `sites`, and stop")
     a = arguments.parse_args()
-    os.makedirs(f"{FOLDER}/sheets", exist_ok=True)
-    torch.set_num_threads(os.cpu_count())
+    os.makedirs(SHEETS, exist_ok=True), os.makedirs(f"{a.out}/rows", exist_ok=True)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
     bench = Bench(a.out, a.pictures)
-    prompts = [f"a {world.CONTENTS[c]}" for c in bench.wanted]
-    sheet = [networks.pixels(bench.references[:12])]
-    groups = {}
-    for name, spec in {"no adapter": 0., "everywhere": 1., **{g: {g: 1.} for g in GROUPS}}.items():
-        x = bench.paint(prompts, spec, count=a.group_pictures)
-        groups[name] = bench.judged(x)
-        sheet.append(x[:12])
-        train.log(a.out, f"site study {name}: {groups[name]}")
-        train.grid(torch.cat(sheet), 12, f"{FOLDER}/sheets/sites.jpg")
-    # Style: the groups that bring the reference's style and leave the prompt's content, the best first, until the style
-    # is as strong as the whole adapter's or the content suffers. Layout: where the reference's content comes through.
-    base, whole = groups["no adapter"], groups["everywhere"]
-    gain = {g: groups[g]["style"] - base["style"] for g in GROUPS}
-    leak = {g: groups[g]["leak"] - base["leak"] for g in GROUPS}
-    ranked = sorted(GROUPS, key=lambda g: gain[g] - 2 * max(leak[g], 0), reverse=True)
-    style, best = [], None
-    for g in ranked[:4]:
-        tried = bench.judged(bench.paint(prompts, {k: 1. for k in [*style, g]}, count=a.group_pictures))
-        train.log(a.out, f"style set {[*style, g]}: {tried}")
-        score = tried["style"] - 2 * tried["leak"] + tried["content"]
-        if best is None or score > best:
-            style, best = [*style, g], score
-        else:
-            break
-    left = [g for g in GROUPS if g not in style]
-    layout = [max(left, key=lambda g: leak[g] - gain[g])]
-    presets = {"style": {g: 1. for g in style}, "layout": {g: 1. for g in layout},
-               "style+layout": {g: 1. for g in [*layout, *style]}}
-    # The scale of subtraction that keeps most of the style for the least leak.
-    scales = {s: bench.judged(bench.paint(prompts, 1., s, count=a.group_pictures)) for s in (.25, .5, .75, 1.)}
-    subtract = max(scales, key=lambda s: scales[s]["style"] + scales[s]["content"] - scales[s]["leak"])
+    if not a.only or "named" in a.only:
+        named, pictures = bench.named()
+        sheet(pictures, "named")
+    if not a.only or "sites" in a.only:
+        groups, presets, scales, subtract = study(bench, a.group_pictures)
+        with open(f"{a.out}/presets.json", "w") as f:
+            json.dump((presets, subtract), f)
+    elif os.path.exists(f"{a.out}/presets.json"):
+        with open(f"{a.out}/presets.json") as f:
+            presets, subtract = json.load(f)
+    else:
+        presets, subtract = dict.fromkeys(("style", "layout", "style+layout")), 0.
     rows = {"no adapter": (0., 0.), "plain adapter, 0.4": (.4, 0.), "plain adapter, 0.7": (.7, 0.), "plain adapter, 1.0": (1., 0.),
             "style": (presets["style"], 0.), "style+layout": (presets["style+layout"], 0.), "layout": (presets["layout"], 0.),
             f"subtraction, {subtract}": (1., subtract), f"style + subtraction, {subtract}": (presets["style"], subtract)}
-    figures, sheet = {}, [networks.pixels(bench.references[:12])]
+    figures, pictures = {}, [networks.pixels(bench.references[:12])]
     for name, (spec, scale) in rows.items():
-        x = bench.paint(prompts, spec, scale)
-        figures[name] = bench.judged(x)
-        sheet.append(x[:12])
-        train.log(a.out, f"{name}: {figures[name]}")
-        train.grid(torch.cat(sheet), 12, f"{FOLDER}/sheets/methods.jpg")
-    named = bench.named()
-    train.log(a.out, f"prompts naming content and style: {named}")
+        if not a.only or name in a.only:
+            figures[name], x = bench.row(name, spec, scale)
+            pictures.append(x)
+    if a.only:
+        return
+    sheet(torch.cat(pictures), "methods")
     with open(f"{a.out}/judges.json") as f:
         judges = json.load(f)
     card = {
@@ -158,6 +182,35 @@ def main():
     with open(f"{FOLDER}/card.json", "w") as f:
         json.dump(card, f, indent=1)
     write_card(card)
+
+
+def study(bench, count):
+    """The adapter at weight 1 in one group of sites at a time, and what follows from it: the presets, and the scale of subtraction.
+    Style: the groups that bring the reference's style and leave the prompt's content, the best first, for as long as it gets
+    better. Layout: where the reference's content comes through and the prompt's goes."""
+    groups, pictures = {}, [networks.pixels(bench.references[:12])]
+    for name, spec in {"no adapter": 0., "everywhere": 1., **{g: {g: 1.} for g in GROUPS}}.items():
+        groups[name], x = bench.row(f"site {name}", spec, count=count)
+        pictures.append(x)
+    sheet(torch.cat(pictures), "sites")
+    base = groups["no adapter"]
+    gain = {g: groups[g]["style"] - base["style"] for g in GROUPS}
+    leak = {g: groups[g]["leak"] - base["leak"] for g in GROUPS}
+    ranked = sorted(GROUPS, key=lambda g: gain[g] - 2 * max(leak[g], 0), reverse=True)
+    style, best = [], None
+    for g in ranked[:3]:
+        tried, _ = bench.row("set " + " ".join([*style, g]), {k: 1. for k in [*style, g]}, count=count)
+        score = tried["style"] - 2 * tried["leak"] + tried["content"] + tried["palette"] / 2
+        if best is None or score > best + 5:  # less is chance, over so few pictures
+            style, best = [*style, g], score
+        else:
+            break
+    layout = max((g for g in GROUPS if g not in style), key=lambda g: leak[g] + base["content"] - groups[g]["content"])
+    presets = {"style": {g: 1. for g in style}, "layout": {layout: 1.}, "style+layout": {g: 1. for g in [layout, *style]}}
+    # The scale of subtraction that keeps most of the style for the least leak.
+    scales = {s: bench.row(f"subtract {s}", 1., s, count)[0] for s in (.25, .5, .75, 1.)}
+    subtract = max(scales, key=lambda s: scales[s]["style"] + scales[s]["content"] - scales[s]["leak"])
+    return groups, presets, scales, subtract
 
 
 def table(rows, columns):
@@ -204,17 +257,18 @@ All figures are percentages by judges trained apart on drawn pictures (right on 
 DDIM, {f['steps']} steps, guidance {f['guidance']}, seeds {f['seeds']}.
 
 **Prompts that name content and style** ({named['pictures']} pictures): content right {named['content']}, style right {named['style']}.
-See `sheets/named.jpg`.
+See `docs/embedded/named.jpg`.
 
+{table(named["by_style"], ["content", "style", "pictures"])}
 ## A prompt with one content, a reference with another
 
-Content: the prompt's is there. Style and palette: the reference's. Leak: the reference's content appears. Sheet: `sheets/methods.jpg`
-(references first, then the rows of this table).
+Content: the prompt's is there. Style and palette: the reference's (both colours). Leak: the reference's content appears.
+Sheet: `docs/embedded/methods.jpg` (references first, then the rows of this table). The palette is not taken from the reference by any row.
 
 {table(f['reference'], columns)}
 ## One group of sites at a time
 
-The adapter at weight 1 in one group only. Sheet: `sheets/sites.jpg`. The presets follow from it: style =
+The adapter at weight 1 in one group only. Sheet: `docs/embedded/sites.jpg`. The presets follow from it: style =
 {', '.join(card['presets']['style'])}; layout = {', '.join(card['presets']['layout'])}.
 
 {table(f['sites'], columns)}
