@@ -64,14 +64,16 @@ fn load<T: Copy + Default>(x: &[T], start: usize) -> [T; LANES] {
     }
 }
 
+/// Not `array::map`: what it calls does not inherit the instruction set, and each `mul_add` would become a call.
 #[inline(always)]
-fn map(x: Lanes, f: impl Fn(f32) -> f32) -> Lanes {
-    x.map(f)
+fn map(mut x: Lanes, f: impl Fn(f32) -> f32) -> Lanes {
+    x.iter_mut().for_each(|x| *x = f(*x));
+    x
 }
 
 #[inline(always)]
 fn add(mut x: Lanes, y: Lanes) -> Lanes {
-    (0..LANES).for_each(|i| x[i] += y[i]);
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
     x
 }
 
@@ -109,7 +111,7 @@ per_level! {
                     Then::Gate => {
                         let gates = biased(load(sums, nr / 2 + c), epilogue, factor, column + stride + c);
                         let gates = map(gates, gelu_of);
-                        (0..LANES).for_each(|i| x[i] *= gates[i]);
+                        x.iter_mut().zip(gates).for_each(|(x, gate)| *x *= gate);
                     }
                 }
                 if let Some(residual) = epilogue.residual {
