@@ -26,6 +26,8 @@ LONG = " ".join(
 ) + " and at the very end a word that is cut away"
 
 CASE_LIST = []
+# For large pictures of noise, whose files would be large too.
+LATENTS_ALONE = "latents alone"
 
 
 def ref(adapter, image="waves.png", encoder=A, inject="style", weight=1.0, **extra):
@@ -147,6 +149,7 @@ def declare():
     loras()
     controlled()
     fast()
+    high_resolution()
 
 
 def projections():
@@ -692,6 +695,27 @@ def fast():
     some(6, "schedule-karras-own", "sdxl-a", xl, ["base", "style"], False, schedule="karras", steps=5, omit=["sampler"])
 
 
+def high_resolution():
+    """HiDiffusion in each of its published regimes: the tiny models were made for 64 x 64."""
+    sd, xl = [ref("sd15-a-base.safetensors", "rings.png", A, "style")], [ref("sdxl-a-base.safetensors", "rings.png", B, "style")]
+
+    def start(strength, **mask):
+        return {"image": "../../images/large.png", "strength": strength} | mask
+
+    masked = start(1.0, mask="../../images/mask-disc.png")
+    for i, (name, model, refs, tags, w, h, more) in enumerate((
+        ("", "sdxl-a", xl, [], 128, 128, {"steps": 13}),
+        ("-init", "sdxl-a", [], ["image-to-image"], 128, 128, {"steps": 20, "init": start(0.7), "sampler": "dpmpp_2m"}),
+        ("-4x", "sdxl-a", xl, ["four times the size"], 256, 256, {"steps": 7}),
+        ("", "sdxl-i", [], ["inpainting", "nine channels"], 128, 128, {"steps": 5, "init": masked}),
+        ("", "sd15-a", sd, ["landscape"], 192, 128, {"steps": 5, "sampler": "heun"}),
+        ("-4x", "sd15-a", sd, ["four times the size"], 256, 256, {"steps": 7, "sampler": "ddim"}),
+        ("-odd", "sd15-a", sd, ["odd latents", "raunet"], 120, 104, {"steps": 6, "hidiffusion": "raunet"}),
+    )):
+        fields = {"width": w, "height": h, "hidiffusion": "on", "seed": 3200 + i, **more}
+        case(f"{model}-hidiffusion{name}", model, refs, [*(["base", "style"] if refs else ["plain"]), "HiDiffusion", LATENTS_ALONE, *tags], **fields)
+
+
 def finish(only=None):
     CASES.mkdir(parents=True, exist_ok=True)
     if only is None:
@@ -706,6 +730,8 @@ def finish(only=None):
         write_json(folder / "job.json", item["job"])
         latents, pictures, _ = pipeline.run(item["job"], folder)
         save_file({"latents": latents}, folder / "expected.safetensors")
+        if LATENTS_ALONE in item["features"]:
+            pictures = []
         digits = len(str(len(pictures)))
         for i, picture in enumerate(pictures):
             name = "expected.png" if len(pictures) == 1 else f"expected-{i + 1:0{digits}d}.png"

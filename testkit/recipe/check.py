@@ -44,6 +44,8 @@ def ablations(job):
             yield changed("control window", lambda j: [(c.pop("start", None), c.pop("end", None)) for c in j["controls"]])
         if any("preprocess" in c for c in job["controls"]):
             yield changed("map", lambda j: [c.pop("preprocess", None) for c in j["controls"]])
+    if job.get("hidiffusion"):
+        yield changed("hidiffusion", lambda j: j.pop("hidiffusion"))
     for key in ("clip_skip", "guidance_rescale", "negative_prompt"):
         if job.get(key) and (key != "negative_prompt" or job["guidance"] > 1):
             yield changed(key, lambda j: j.pop(key))

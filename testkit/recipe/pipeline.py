@@ -33,6 +33,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import controls
+import high_resolution
 import images
 
 # transformers 5 dropped the attribute that StableDiffusionPipeline's clip_skip reads.
@@ -391,6 +392,9 @@ def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
         }
     if (xl or not init) and not used_controls:
         call["guidance_rescale"] = job.get("guidance_rescale", 0.0)
+    if job.get("hidiffusion", "off") != "off":
+        assert len(seeds) == 1
+        high_resolution.apply(pipe, base / job["model"], family, job["hidiffusion"] == "on", seeds[0])
     result = pipe(
         prompt=job["prompt"] if prompt is None else prompt,
         negative_prompt=job.get("negative_prompt"),

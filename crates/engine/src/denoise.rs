@@ -4,6 +4,7 @@ use crate::control::{self, Active, Inputs};
 use crate::error::Error;
 use crate::family::TextFeatures;
 use crate::guidance::guide;
+use crate::hidiffusion;
 use crate::init::{Init, Start};
 use crate::picture::Picture;
 use crate::plan::Plan;
@@ -110,6 +111,7 @@ pub fn denoise(
     let mut x = start.sample.clone();
     let (first, calls) = (plan.first_call, plan.calls());
     let mut deep: Option<Tensor> = None;
+    let resized = hidiffusion::calls(plan, plan.seed.wrapping_add(i as u64));
     for call in 0..calls {
         if observer.cancelled() {
             return Err(Error::Cancelled);
@@ -133,6 +135,7 @@ pub fn denoise(
             text: &now.text,
             injections: &now.injections,
             residuals: residuals.as_ref(),
+            hidiffusion: resized.as_ref().map(|calls| &calls[call]),
         };
         let out = match &deep {
             _ if plan.deep_cache() == 1 => unet.forward(&batch, call, &conditions),

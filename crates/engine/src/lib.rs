@@ -22,6 +22,7 @@ pub mod encode;
 pub mod error;
 pub mod family;
 pub mod guidance;
+pub mod hidiffusion;
 mod hires;
 mod init;
 pub mod injection;

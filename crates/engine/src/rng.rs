@@ -47,8 +47,8 @@ impl TorchRng {
         y ^ (y >> 18)
     }
 
-    /// Uniform in 0..1 with 24 random bits.
-    fn uniform_f32(&mut self) -> f32 {
+    /// Uniform in 0..1 with 24 random bits: `torch.rand(1)` in float32.
+    pub fn uniform_f32(&mut self) -> f32 {
         (self.u32() & ((1 << 24) - 1)) as f32 / (1u32 << 24) as f32
     }
 

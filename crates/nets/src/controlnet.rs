@@ -117,7 +117,7 @@ impl ControlNet {
     ) -> Residuals {
         assert_eq!(latents.dim(0), times.batch());
         let injections = Injections::default();
-        let pass = Pass { step, times, text, injections: &injections };
+        let pass = Pass { step, times, text, injections: &injections, hidiffusion: None };
         let (skips, middle) = self.trunk.forward(self.input(latents, hint), &pass, &mut |_, _| {});
         let down = self.down.iter().zip(&skips).map(|(conv, skip)| self.out(conv, skip, scale)).collect();
         Residuals { down, mid: Some(self.out(&self.mid, &middle, scale)) }

@@ -98,7 +98,8 @@ fn conditioned(
     let added = pooled.as_ref().map(|pooled| Added { pooled, sizes: &sizes });
     let times = unet.times(&[timestep], sample.dim(0), added.as_ref(), None);
     let text = unet.text(&tensor(w, &key("context")));
-    let conditions = Conditions { times: &times, text: &text, injections, residuals: None };
+    let conditions =
+        Conditions { times: &times, text: &text, injections, residuals: None, hidiffusion: None };
     forward(&sample, &conditions)
 }
 

@@ -100,8 +100,13 @@ fn estimates_are_near_what_is_allocated() {
             let added = pooled.as_ref().map(|pooled| Added { pooled, sizes: &sizes });
             let times = unet.times(&[500.0], 2, added.as_ref(), None);
             let injections = Injections::default();
-            let conditions =
-                Conditions { times: &times, text: &text, injections: &injections, residuals: None };
+            let conditions = Conditions {
+                times: &times,
+                text: &text,
+                injections: &injections,
+                residuals: None,
+                hidiffusion: None,
+            };
             let run = || unet.forward(&noise([2, h, w, config.in_channels]), 0, &conditions);
             near(&format!("{name} forward"), config.forward_bytes(2, h, w), peak(run));
         }

@@ -9,6 +9,7 @@ pub use fast::{Fast, fast_names};
 
 use crate::encode::Prompts;
 use crate::error::Error;
+use crate::hidiffusion::Resizing;
 use crate::model::Place;
 use instantstyle_nets::Tensor;
 use instantstyle_nets::original::UNetFacts;
@@ -48,6 +49,9 @@ pub struct Family {
     pub original: Original,
     /// A published linear map from latents to red, green and blue from 0 to 255, per channel, and what is added: for previews.
     pub latent_rgb: Option<(&'static [[f64; 3]], &'static [f64; 3])>,
+    /// How HiDiffusion treats the family: `unet` for latents whose sides are so many times the trained ones, the smaller
+    /// factor.
+    pub hidiffusion: fn(&UNetConfig, f64) -> Resizing,
     /// Encodes prompts: see [`TextFeatures`].
     pub encode: fn(&Prompts, &mut dyn FnMut(String)) -> Result<TextFeatures, Error>,
 }

@@ -4,6 +4,7 @@ use super::fast::{hyper, lcm};
 use super::{Family, Original, OriginalTower, TextFeatures};
 use crate::encode::Prompts;
 use crate::error::Error;
+use crate::hidiffusion::Resizing;
 use instantstyle_nets::original::{Heads, UNetFacts};
 use serde_json::json;
 
@@ -25,6 +26,12 @@ pub(super) static FAMILY: Family = Family {
     feature_tower: None,
     components: &["text_encoder", "tokenizer"],
     latent_rgb: Some((&LATENT_RGB, &[127.5; 3])),
+    // `switching_threshold_ratio_dict` and `sd15_hidiffusion_key` of megvii-research/HiDiffusion: 1024 and 2048 pixels.
+    hidiffusion: |_, sides| Resizing {
+        windows: 0,
+        strided: (0, 0.0..if sides < 4.0 { 0.4 } else { 0.7 }),
+        pooled: (1, 0.0..if sides < 4.0 { 0.0 } else { 0.3 }),
+    },
     encode,
     scheduler,
     // The configurations of stable-diffusion-v1-5/stable-diffusion-v1-5.

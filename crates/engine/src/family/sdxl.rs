@@ -4,8 +4,10 @@ use super::fast::{Fast, hyper, lcm, lightning};
 use super::{Family, Original, OriginalTower, TextFeatures};
 use crate::encode::Prompts;
 use crate::error::Error;
+use crate::hidiffusion::Resizing;
 use instantstyle_nets::Tensor;
 use instantstyle_nets::original::{Heads, UNetFacts};
+use instantstyle_nets::unet::UNetConfig;
 use serde_json::json;
 
 pub(super) static FAMILY: Family = Family {
@@ -42,6 +44,7 @@ pub(super) static FAMILY: Family = Family {
         &[[60.0, 60.0, 60.0], [-60.0, -5.0, 10.0], [25.0, 15.0, -5.0], [-70.0, -50.0, -35.0]],
         &[150.0, 140.0, 130.0],
     )),
+    hidiffusion,
     encode,
     scheduler: |_, _| {},
     // The configurations of stabilityai/stable-diffusion-xl-base-1.0.
@@ -86,6 +89,18 @@ pub(super) static FAMILY: Family = Family {
         },
     },
 };
+
+/// `switching_threshold_ratio_dict`, `aggressive_step` and `sdxl_hidiffusion_key` of megvii-research/HiDiffusion: 2048 and
+/// 4096 pixels, inpainting models, and SDXL-Turbo, which is the one made for 512 pixels.
+fn hidiffusion(unet: &UNetConfig, sides: f64) -> Resizing {
+    let (strided, pooled) = match () {
+        () if unet.sample_size == Some(64) => (0.0..0.0, 0.0..0.5),
+        () if sides >= 4.0 => (0.0..0.3, 0.0..0.7),
+        () if unet.in_channels > unet.out_channels => (0.0..0.0, 0.0..0.4),
+        () => (0.0..8.0 / 50.0, 8.0 / 50.0..0.4),
+    };
+    Resizing { windows: 1, strided: (1, strided), pooled: (1, pooled) }
+}
 
 fn encode(prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatures, Error> {
     let mut tokens: Option<Tensor> = None;

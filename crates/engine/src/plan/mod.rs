@@ -2,6 +2,7 @@
 //! headers. No tensors are read.
 
 mod controls;
+mod hidiffusion;
 mod hires;
 mod init;
 mod names;
@@ -14,6 +15,7 @@ pub use references::PlannedReference;
 
 use crate::error::Error;
 use crate::family::{self, Family};
+use crate::hidiffusion::Resizing;
 use crate::injection::{groups, window};
 use crate::loras::{self, PlannedLora};
 use crate::memory;
@@ -48,6 +50,8 @@ pub struct Plan {
     pub(crate) controls: Vec<PlannedControl>,
     pub(crate) loras: Vec<PlannedLora>,
     pub(crate) references: Vec<PlannedReference>,
+    /// What HiDiffusion does, where it is on.
+    pub(crate) resizing: Option<Resizing>,
     pub(crate) width: usize,
     pub(crate) height: usize,
     pub(crate) count: usize,
@@ -85,6 +89,7 @@ impl Plan {
     /// As [`Plan::resolve`].
     pub fn resolve_within(request: &Request, available_bytes: Option<u64>) -> Result<Plan, Error> {
         let Some(hires) = &request.hires else { return Plan::one(request, available_bytes, false) };
+        hidiffusion::check_one_pass(request)?;
         let alone = Request { hires: None, ..request.clone() };
         let mut first = Plan::one(&alone, available_bytes, false)?;
         let (mut larger, filled) = hires::second(&first, hires)?;
@@ -186,6 +191,8 @@ impl Plan {
         };
         let calls = sampler.timesteps().len() - first_call;
         let sites = sites(&unet);
+        let resizing =
+            hidiffusion::planned(request, family, &unet, [height / factor, width / factor], factor)?;
 
         let mut resolved = request.clone();
         resolved.model = Some(model_name(&model));
@@ -249,6 +256,7 @@ impl Plan {
             controls,
             loras,
             references,
+            resizing,
             first_call,
             calls,
             guided_calls: window(
@@ -376,6 +384,7 @@ impl Plan {
             "model_calls": self.calls + self.second.as_ref().map_or(0, |s| s.calls),
             "rows_per_call": if self.guided() { 2 } else { 1 },
             "deep_cache": self.deep_cache(),
+            "hidiffusion": self.resizing.as_ref().map(|r| hidiffusion::to_json(r, self)),
             "guided_calls": if self.guided() { json!([self.guided_calls.start, self.guided_calls.end]) } else { json!([0, 0]) },
             "latents": [self.vae.latent_channels, self.last().height / self.vae.factor(), self.last().width / self.vae.factor()],
             "controls": controls,
@@ -413,6 +422,9 @@ impl std::fmt::Display for Plan {
         }
         if self.deep_cache() > 1 {
             writeln!(f, "deep cache deep features in every {}. model call only", self.deep_cache())?;
+        }
+        if let Some(resizing) = &self.resizing {
+            writeln!(f, "hidiffusion {}", hidiffusion::in_words(resizing, self))?;
         }
         if let Some(init) = &self.init {
             let verb = if init.mask.is_some() { "repaints a part of" } else { "starts from" };

@@ -53,6 +53,24 @@ pub const VAE_TILINGS: &[(&str, VaeTiling, &str)] = &[
     ("off", VaeTiling::Off, "never"),
 ];
 
+/// Which parts of HiDiffusion act.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum HiDiffusion {
+    #[default]
+    Off,
+    On,
+    Raunet,
+}
+
+/// The choices of `hidiffusion` by name, with a line for people.
+pub const HIDIFFUSIONS: &[(&str, HiDiffusion, &str)] = &[
+    ("off", HiDiffusion::Off, "the plain network"),
+    ("on", HiDiffusion::On, "the trained size inside in the first steps, and attention in windows"),
+    ("raunet", HiDiffusion::Raunet, "the trained size inside alone: slower, and any size will do"),
+];
+
 /// Where it runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -388,6 +406,9 @@ pub struct Request {
     /// Two passes, the second one larger.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hires: Option<Hires>,
+    /// High resolution in one pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidiffusion: Option<HiDiffusion>,
     /// Changes of the model's weights.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub loras: Vec<LoraUse>,

@@ -6,8 +6,8 @@ use super::fields::{
 };
 use super::json::{Json, short};
 use super::{
-    Control, Device, Hires, Init, Inject, LORA_BLOCKS, LoraUse, PRECISIONS, PRESETS, Reference, Request,
-    Subtract, UPSCALES, VAE_TILINGS,
+    Control, Device, HIDIFFUSIONS, Hires, Init, Inject, LORA_BLOCKS, LoraUse, PRECISIONS, PRESETS, Reference,
+    Request, Subtract, UPSCALES, VAE_TILINGS,
 };
 use crate::control::CANNY;
 use crate::error::Error;
@@ -192,6 +192,7 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
         init,
         controls,
         hires,
+        hidiffusion: f.text("hidiffusion").and_then(|t| HIDIFFUSIONS.iter().find(|h| h.0 == t)).map(|h| h.1),
         loras,
         references,
     };

@@ -220,7 +220,7 @@ fn the_tables_are_complete() {
     let text = r#"{"model":"m","unet":"u","precision":"f32","device":"cpu","prompt":"p","negative_prompt":"n","width":8,"height":8,
         "count":1,"seed":1,"steps":1,"guidance":1,"guidance_rescale":0,"guidance_start":0,"guidance_end":1,"deep_cache":2,"clip_skip":0,"sampler":"euler",
         "schedule":"karras","fast":"lcm",
-        "vae_tiling":"on","hires":{"width":8,"height":8,"strength":1,"upscale":"latent","steps":1},
+        "vae_tiling":"on","hidiffusion":"on","hires":{"width":8,"height":8,"strength":1,"upscale":"latent","steps":1},
         "init":{"image":"i","strength":1,"mask":"m","blend_px":1},
         "vae":"v",
         "controls":[{"model":"m","image":"i","preprocess":"canny","scale":1,"start":0,"end":1,"canny_low":50,"canny_high":200}],

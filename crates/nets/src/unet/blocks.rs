@@ -113,12 +113,27 @@ impl Transformer {
         })
     }
 
-    /// `[batch, tokens, width]` → the same. `seen` gets the states between the parts.
-    fn forward(&self, x: Tensor, pass: &Pass, seen: &mut dyn FnMut(&str, &Tensor)) -> Tensor {
-        let n = self.norm1.forward(&x);
+    /// `[batch, tokens, width]` → the same, of tokens in a grid [height, width]. `seen` gets the states between the parts.
+    fn forward(
+        &self,
+        x: Tensor,
+        grid: [usize; 2],
+        pass: &Pass,
+        seen: &mut dyn FnMut(&str, &Tensor),
+    ) -> Tensor {
+        let mut n = self.norm1.forward(&x);
+        let windows = pass.windows(self.site, grid);
+        if let Some(windows) = &windows {
+            n = windows.split(&n);
+        }
         let a = &self.self_attention;
         let KeyValue { k, v } = a.key_value(&n);
-        let x = a.out.forward_add(&attend(&a.q.forward(&n), &k, &v, a.heads, false), &x);
+        let mut attended = attend(&a.q.forward(&n), &k, &v, a.heads, false);
+        if let Some(windows) = &windows {
+            attended = windows.join(&attended);
+        }
+        let x = a.out.forward_add(&attended, &x);
+        drop(attended);
         seen("after_attn1", &x);
         let a = &self.cross_attention;
         let q = a.q.forward(&self.norm2.forward(&x));
@@ -172,7 +187,7 @@ impl Spatial {
         let tokens = [x.dim(0), x.dim(1) * x.dim(2), x.dim(3)];
         let mut h = self.proj_in.forward(&self.norm.forward(&x).reshape(tokens));
         for (t, block) in self.blocks.iter().enumerate() {
-            h = block.forward(h, pass, &mut |part, x| {
+            h = block.forward(h, [x.dim(1), x.dim(2)], pass, &mut |part, x| {
                 seen(format_args!("transformer_blocks.{t}.{part}"), x);
             });
             seen(format_args!("transformer_blocks.{t}"), &h);

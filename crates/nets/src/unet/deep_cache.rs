@@ -35,9 +35,9 @@ impl UNet {
         conditions: &Conditions,
         deep: &Tensor,
     ) -> Tensor {
-        let &Conditions { times, text, injections, residuals } = conditions;
+        let &Conditions { times, text, injections, residuals, hidiffusion } = conditions;
         assert_eq!((latents.dim(0), deep.dim(0)), (times.batch(), times.batch()));
-        let pass = Pass { step, times, text, injections };
+        let pass = Pass { step, times, text, injections, hidiffusion };
         let mut skip = self.trunk.conv_in.forward(latents);
         if let Some(residuals) = residuals {
             residuals.add_to_first(&mut skip);

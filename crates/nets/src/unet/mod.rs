@@ -8,6 +8,7 @@
 mod blocks;
 mod config;
 mod deep_cache;
+mod hidiffusion;
 mod inject;
 mod ldm;
 mod memory;
@@ -15,6 +16,7 @@ mod sites;
 pub(crate) mod trunk;
 
 pub use config::{AddedConfig, LevelConfig, UNetConfig};
+pub use hidiffusion::HiDiffusion;
 pub use inject::{Branch, Injections, KeyValue};
 pub use ldm::LdmNames;
 pub(crate) use ldm::replaced;
@@ -49,6 +51,8 @@ pub struct Conditions<'a> {
     pub injections: &'a Injections,
     /// What ControlNets add.
     pub residuals: Option<&'a Residuals>,
+    /// What this call does for a picture beyond the trained size.
+    pub hidiffusion: Option<&'a HiDiffusion>,
 }
 
 impl UNet {
@@ -176,9 +180,9 @@ impl UNet {
         seen: &mut dyn FnMut(Arguments, &Tensor),
         mut deep: Option<&mut Option<Tensor>>,
     ) -> Tensor {
-        let &Conditions { times, text, injections, residuals } = conditions;
+        let &Conditions { times, text, injections, residuals, hidiffusion } = conditions;
         assert_eq!(latents.dim(0), times.batch());
-        let pass = Pass { step, times, text, injections };
+        let pass = Pass { step, times, text, injections, hidiffusion };
         let (mut skips, mut h) = self.trunk.forward(self.trunk.conv_in.forward(latents), &pass, seen);
         if let Some(residuals) = residuals {
             residuals.add_to(&mut skips, &mut h);
@@ -189,6 +193,7 @@ impl UNet {
                 if let Some(deep) = deep.as_deref_mut().filter(|_| skips.is_empty()) {
                     *deep = Some(h.clone());
                 }
+                h = pass.before_up(self.up.len() - 1 - i, &skip, h);
                 h = level.layer("up_blocks", i, j, &h.concat_channels(&skip), &pass, seen);
             }
             if let Some(conv) = &level.resize {

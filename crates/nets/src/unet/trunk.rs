@@ -1,8 +1,8 @@
 //! What a UNet and its ControlNets have in common: the input, the embeddings, the way down and the middle.
 
-use super::UNetConfig;
 use super::blocks::{Resnet, Spatial};
 use super::inject::{Injections, KeyValue};
+use super::{HiDiffusion, UNetConfig};
 use crate::error::ModelError;
 use crate::layers::{Activation, Conv2d, Linear, Precision, activate};
 use crate::load::Loader;
@@ -142,6 +142,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) times: &'a Times,
     pub(crate) text: &'a TextContext,
     pub(crate) injections: &'a Injections,
+    pub(crate) hidiffusion: Option<&'a HiDiffusion>,
 }
 
 impl Pass<'_> {
@@ -311,12 +312,15 @@ impl Trunk {
         for (i, level) in self.down.iter().enumerate() {
             for j in 0..level.resnets.len() {
                 let h = level.layer("down_blocks", i, j, &skips[last(&skips)], pass, seen);
-                skips.push(h);
+                skips.push(pass.after_down(i, j, h));
             }
             if let Some(conv) = &level.resize {
                 let pad = self.config.downsample_padding;
                 // Padding 0 means zeros after the last row and column only, as in the autoencoder.
-                let h = conv.strided(&skips[last(&skips)], 2, pad, 1);
+                let h = match pass.to_stride(i, &skips[last(&skips)]) {
+                    None => conv.strided(&skips[last(&skips)], 2, pad, 1),
+                    Some(fewer) => conv.strided(&fewer, 2, 1, 1),
+                };
                 skips.push(h);
             }
             seen(format_args!("down_blocks.{i}"), &skips[last(&skips)]);
