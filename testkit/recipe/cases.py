@@ -675,6 +675,12 @@ def controlled():
     case("sdxl-a-hires", "sdxl-a", xl, ["base", "style", "two passes"], hires=twice("latent", 6), width=40, height=32, seed=3112)
     case("sd15-a-hires", "sd15-a", sd, ["base", "style", "two passes"], hires=twice("latent-nearest", 5), width=40, height=40, seed=3113)
     case("sdxl-a-vae", "sdxl-a", xl, ["base", "style", "another autoencoder", "image-to-image"], init=start(0.7), **other)
+    name, tags = "sdxl-a-control-lora", ["ControlNet", "Control-LoRA"]
+    one = {"controls": [use(f"{name}.safetensors", preprocess="canny")], "width": 40, "height": 40, "seed": 3120}
+    case(name, "sdxl-a", xl, ["base", "style", *tags, "canny"], **one)
+    both = [use(f"{name}.safetensors", "rings.png", 0.7, end=0.6), use("sdxl-a.safetensors", "waves.png", 0.5)]
+    tags = ["plain", *tags, "two ControlNets", "start/end", "image-to-image"]
+    case(f"{name}-two", "sdxl-a", [], tags, **one | {"controls": both, "init": start(0.7), "steps": 7, "seed": 3121})
 
 
 def fast():

@@ -76,6 +76,50 @@ def places(parts, config):
     return ".".join([head, *rest])
 
 
+def differences(model, base, seed):
+    """A Control-LoRA, as stabilityai/control-lora has them: `model`, made from the UNet `base`, becomes that UNet's first half with a
+    difference of low rank for its matrices and filters and other biases and norms; the rest of it is whole. Some of it is left out
+    and stays as it is in the UNet. Returns the file's tensors."""
+    g, own, out = torch.Generator().manual_seed(seed), base.state_dict(), {}
+    kept = ("mid_block.attentions", "down_blocks.2.attentions.1")
+    for key, value in model.state_dict().items():
+        name, kind = key.rsplit(".", 1)
+        if key not in own:
+            out[key] = value
+            continue
+        value.copy_(own[key])
+        if key.startswith(kept):
+            continue
+        if kind == "weight" and value.ndim > 1:
+            rank = 1 if value.ndim == 4 else 2
+            down = short(torch.randn(rank, *value.shape[1:], generator=g) * value[0].numel() ** -0.5)
+            up = short(torch.randn(value.shape[0], rank, *[1] * (value.ndim - 2), generator=g) * 0.4)
+            out[f"{name}.down"], out[f"{name}.up"] = down, up
+            value += (up.flatten(1) @ down.flatten(1)).view_as(value)
+        else:
+            value += short(torch.randn(value.shape, generator=g) * 0.1)
+            value.copy_(short(value))
+            out[key] = value
+    named = original(out, model.config)
+    return {"lora_controlnet": torch.zeros(0)} | {k.removeprefix("control_model."): v.clone() for k, v in named.items()}
+
+
+def control_lora():
+    """The ControlNet that the Control-LoRA stands for, and the file's tensors."""
+    model = control("sdxl-a", 1008)
+    return model, differences(model, unet("sdxl-a"), 1009)
+
+
+def as_diffusers(model, tensors):
+    """diffusers' own reading of the file must give the same, but for the biases of layers of low rank, which it leaves as they are."""
+    other = ControlNetModel.from_unet(unet("sdxl-a"), conditioning_embedding_out_channels=HINT)
+    other.load_lora_adapter({k: v.float() for k, v in tensors.items()}, prefix=None)
+    other.fuse_lora()
+    state = {k.replace(".base_layer", "").replace(".modules_to_save.default_0", ""): v for k, v in other.state_dict().items()}
+    wrong = [k for k, v in model.state_dict().items() if (v - state[k]).abs().max() > 1e-5]
+    assert all(k.endswith(".bias") and f"{k[:-5]}.weight" in state and "norm" not in k for k in wrong), wrong
+
+
 def save(model, name):
     model.half().save_pretrained(CONTROLS / name)
     model.float()
@@ -95,6 +139,8 @@ def build():
     model = control("sd15-s", 1006)
     torch.save({"state_dict": {k: v.half() for k, v in original(model.state_dict(), model.config).items()}}, CONTROLS / "sd15-s-original.pth")
     save(control("sdxl-i", 1007), "sdxl-i")
+    _, tensors = control_lora()
+    save_file({k: v.half().contiguous() for k, v in tensors.items()}, CONTROLS / "sdxl-a-control-lora.safetensors")
 
 
 def load(path):
@@ -104,6 +150,12 @@ def load(path):
     if path.name == "sdxl-a.safetensors":
         model = control("sdxl-a", 1005, transformer_layers_per_block=[1, 1, 1])
         model.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+        return model
+    if path.name == "sdxl-a-control-lora.safetensors":
+        model, tensors = control_lora()
+        stored = load_file(path)
+        assert stored.keys() == tensors.keys() and all(torch.equal(v, stored[k].float()) for k, v in tensors.items())
+        as_diffusers(model, stored)
         return model
     assert path.name == "sd15-s-original.pth"
     model = control("sd15-s", 1006)

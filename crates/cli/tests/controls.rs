@@ -177,6 +177,54 @@ fn bad_controls_are_refused() {
 }
 
 #[test]
+fn control_loras_act_and_bad_ones_are_refused() {
+    let folder = Folder::new();
+    let (net, image) = (fixture("controls/sdxl-a-control-lora.safetensors"), fixture("images/blocks.png"));
+    let follow = ["--control", &net, "--control-image", &image];
+    let latents = |name: &str, more: &[&str]| folder.latents("sdxl-a", name, more);
+    let plain = latents("plain", &[]);
+    assert_eq!(plain, latents("zero", &[&follow[..], &["--control-scale", "0"]].concat()));
+    let full = latents("full", &[&follow[..], &["--threads", "1"]].concat());
+    assert_ne!(plain, full);
+    assert_eq!(full, latents("threads", &[&follow[..], &["--threads", "2"]].concat()));
+
+    // For other shapes, other families, UNets for inpainting.
+    let of = |model: &str, words: &[&str]| folder.refused(model, &follow, 3, words);
+    of("sdxl-b", &["sdxl-a-control-lora", "Control-LoRA", "shape"]);
+    of("sd15-a", &["sdxl-a-control-lora", "Control-LoRA"]);
+    let start = ["--init", &image, "--init-mask", &fixture("images/mask-disc.png")];
+    folder.refused("sdxl-i", &[&follow[..], &start].concat(), 3, &["Control-LoRA"]);
+
+    let whole = Weights::open(&net).expect("a fixture");
+    let write = |name: &str, change: &dyn Fn(&str, Vec<f32>) -> Option<(String, Vec<f32>)>| {
+        let changed: Vec<_> = whole
+            .iter()
+            .filter_map(|(k, t)| change(k, t.to_f32()).map(|(key, values)| (key, t.shape(), values)))
+            .collect();
+        let rows: Vec<_> = changed.iter().map(|(k, s, v)| (k.as_str(), *s, v.as_slice())).collect();
+        std::fs::write(folder.at(name), to_safetensors(&rows)).expect("a file");
+        folder.at(name)
+    };
+    let layer = "input_blocks.1.0.in_layers.2";
+    let half = write("half.safetensors", &|k, v| (k != format!("{layer}.up")).then(|| (k.to_owned(), v)));
+    let alien =
+        write("alien.safetensors", &|k, v| Some((k.replace(layer, "input_blocks.90.0.in_layers.2"), v)));
+    let nan = write("nan.safetensors", &|k, v| {
+        let values = if k == format!("{layer}.up") { vec![f32::NAN; v.len()] } else { v };
+        Some((k.to_owned(), values))
+    });
+    let bare = write("bare.safetensors", &|k, v| (!k.starts_with("zero_convs")).then(|| (k.to_owned(), v)));
+    for (file, words) in [
+        (&half, ["half.safetensors", "Up is missing"]),
+        (&alien, ["alien.safetensors", "have no place"]),
+        (&nan, ["nan.safetensors", "not finite"]),
+        (&bare, ["bare.safetensors", "controlnet_down_blocks.0.weight is missing"]),
+    ] {
+        folder.refused("sdxl-a", &["--control", file, "--control-image", &image], 3, &words);
+    }
+}
+
+#[test]
 fn inspect_knows_controlnets() {
     let inspect = |path: &str| {
         let done = run(&["inspect", path]);
@@ -194,6 +242,9 @@ fn inspect_knows_controlnets() {
     let (status, said) = inspect(&fixture("controls/sd15-s-original.pth"));
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("ControlNet (original names)"), "{said}");
+    let (status, said) = inspect(&fixture("controls/sdxl-a-control-lora.safetensors"));
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains(": Control-LoRA\n") && said.contains("layers of low rank"), "{said}");
 
     let folder = Folder::new();
     let from = fixtures().join("controls/sd15-a");

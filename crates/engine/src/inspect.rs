@@ -10,7 +10,9 @@ use crate::picture::Picture;
 use crate::request::{PRESETS, Preset, Request};
 use crate::sampler::SchedulerConfig;
 use instantstyle_nets::clip::{TextEncoder, VisionEncoder};
-use instantstyle_nets::controlnet::{ControlNet, ControlNetConfig, diffusers_names, is_controlnet};
+use instantstyle_nets::controlnet::{
+    ControlLora, ControlNet, ControlNetConfig, diffusers_names, is_control_lora, is_controlnet,
+};
 use instantstyle_nets::ip_adapter::{AdapterShape, IpAdapter, Kind, published_names};
 use instantstyle_nets::lora::{Lora, Part};
 use instantstyle_nets::unet::{Site, UNet, UNetConfig, covers, sites};
@@ -207,6 +209,8 @@ fn file(path: &Path, weights: &Weights) -> Result<Report, Error> {
         adapter(path, &published_names(weights))
     } else if any("perceiver_resampler.") {
         unsupported(path, "FaceID adapter")
+    } else if is_control_lora(weights) {
+        control_lora(path, weights)
     } else if is_controlnet(weights) {
         controlnet(path, weights, None)
     } else if any("input_blocks.0.0.weight") || any("decoder.up.0.") || any("resblocks.") {
@@ -392,6 +396,28 @@ fn controlnet(path: &Path, weights: &Weights, config: Option<(&Value, &Path)>) -
         widths.join(", "),
         shape.trunk.context_dim()
     ));
+    report.needs.push("a picture to follow: a map, or one made of a photo with preprocess".to_owned());
+    report
+}
+
+/// A ControlNet as a difference from the UNet that it works with: what can be said without that.
+fn control_lora(path: &Path, weights: &Weights) -> Report {
+    let mut report = Report::new(path, "Control-LoRA");
+    let layers = weights.keys().filter(|k| k.ends_with(".down")).count();
+    report.fact("layers of low rank", layers);
+    let width = |key: &str, axis: usize| weights.get(key).and_then(|t| t.shape().get(axis).copied());
+    let fits = |base: &UNetConfig| {
+        let mut widths = base.levels[..1].iter().map(|l| l.width).collect::<Vec<_>>();
+        for (i, level) in base.levels.iter().enumerate() {
+            // One more for the convolution to the next level.
+            let number = level.layers + usize::from(i + 1 < base.levels.len());
+            widths.extend(std::iter::repeat_n(level.width, number));
+        }
+        let same = |(i, w): (usize, &usize)| width(&format!("zero_convs.{i}.0.weight"), 0) == Some(*w);
+        widths.iter().enumerate().all(same) && ControlLora::of(weights, base).is_ok()
+    };
+    report.fits.extend(published().iter().filter(|(_, base)| fits(base)).map(|(name, _)| name));
+    report.needs.push("the UNet that it was made for: it takes most of its weights from there".to_owned());
     report.needs.push("a picture to follow: a map, or one made of a photo with preprocess".to_owned());
     report
 }

@@ -9,6 +9,7 @@ use crate::request::{LORA_BLOCKS, LoraBlocks, LoraUse};
 use instantstyle_nets::lora::{Fit, Lora, Names, Part, Use, merge};
 use instantstyle_nets::unet::{UNetConfig, covers};
 use instantstyle_nets::weights::Weights;
+use serde_json::Value;
 
 /// The parts of a model that LoRAs change, by their folder.
 const PARTS: [(&str, Part); 3] =
@@ -20,7 +21,7 @@ pub struct PlannedLora {
     pub(crate) place: Place,
     pub(crate) weight: f64,
     /// The part of the UNet to which it is held.
-    pub(crate) only: Option<&'static str>,
+    pub(crate) only: Option<String>,
     /// Layers that it changes, of those in the file.
     pub(crate) layers: (usize, usize),
     /// The weights that it changes.
@@ -47,9 +48,11 @@ pub(crate) fn planned(
     model: &Place,
     unet: &UNetConfig,
     family: &Family,
+    card: &Value,
 ) -> Result<PlannedLora, Error> {
     let lora = Lora::of(&place.weights()?).map_err(model_error)?;
-    let only = only(field, used.blocks, family)?;
+    let held = only(field, used.blocks, family, card)?;
+    let only = held.as_deref();
     let title = family.title;
     let (mut fit, mut all, mut changed) = (Fit::default(), lora.len(), Vec::new());
     for (folder, part) in PARTS {
@@ -98,16 +101,24 @@ pub(crate) fn planned(
     }
     let notice = (!unused.is_empty())
         .then(|| format!("{}: {}; the rest is used", place.path().display(), unused.join("; ")));
-    Ok(PlannedLora { place, weight: used.weight, only, layers: (fit.fitting.len(), all), changed, notice })
+    Ok(PlannedLora {
+        place,
+        weight: used.weight,
+        only: held,
+        layers: (fit.fitting.len(), all),
+        changed,
+        notice,
+    })
 }
 
-/// The part of the UNet that a part of a B-LoRA is held to.
-fn only(field: &str, blocks: LoraBlocks, family: &Family) -> Result<Option<&'static str>, Error> {
+/// The part of the UNet that a part of a B-LoRA is held to: the model card's where it has one, else the family's.
+fn only(field: &str, blocks: LoraBlocks, family: &Family, card: &Value) -> Result<Option<String>, Error> {
     let Some((name, ..)) = LORA_BLOCKS.iter().find(|b| b.1 == blocks && blocks != LoraBlocks::All) else {
         return Ok(None);
     };
-    let path = family.b_lora.iter().find(|(n, _)| n == name).map(|(_, path)| *path);
-    path.map(Some).ok_or_else(|| {
+    let of_family = || family.b_lora.iter().find(|(n, _)| n == name).map(|(_, path)| *path);
+    let path = card["b_lora"][*name].as_str().or_else(of_family);
+    path.map(|path| Some(path.to_owned())).ok_or_else(|| {
         Error::request(
             format!("{field}.blocks"),
             format!("is \"{name}\", but B-LoRA's blocks are known for SDXL only, and this is a {} model; use \"all\"", family.title),
@@ -146,7 +157,7 @@ impl Loras {
             .loras
             .iter()
             .filter(|(_, p)| p.only.is_none() || *part == Part::UNet)
-            .map(|(lora, p)| Use { lora, weight: p.weight, only: p.only })
+            .map(|(lora, p)| Use { lora, weight: p.weight, only: p.only.as_deref() })
             .collect();
         if uses.iter().all(|u| u.lora.len_of(*part) == 0) {
             return Ok(weights);

@@ -137,6 +137,7 @@ impl Place {
     pub fn component_or_file(&self) -> Result<Weights, Error> {
         match self {
             Place::Disk(p) if p.is_file() => self.weights(),
+            Place::Embedded(p) if embedded::file(p).is_some() => self.weights(),
             _ => self.component(),
         }
     }

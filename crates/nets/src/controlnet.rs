@@ -3,8 +3,10 @@
 //! added to the UNet's skip connections and to its middle ([`Residuals`]). It reads text tokens and never image tokens.
 
 mod config;
+mod control_lora;
 
 pub use config::{ControlNetConfig, diffusers_names, is_controlnet};
+pub use control_lora::{ControlLora, is_control_lora};
 
 use crate::error::ModelError;
 use crate::layers::{Activation, Conv2d, activate};

@@ -1,9 +1,11 @@
 //! ControlNets of a request: the maps that they see, and what they add to the UNet at each call.
 
 mod canny;
+mod kept;
 mod lines;
 mod maps;
 
+pub use kept::edges_kept;
 pub(crate) use maps::{CANNY, map_of};
 pub use maps::{MAPS, Map};
 
@@ -14,7 +16,9 @@ use crate::model_error;
 use crate::picture::Picture;
 use crate::plan::{Plan, PlannedControl};
 use instantstyle_nets::Tensor;
-use instantstyle_nets::controlnet::{ControlNet, ControlNetConfig, diffusers_names};
+use instantstyle_nets::controlnet::{
+    ControlLora, ControlNet, ControlNetConfig, diffusers_names, is_control_lora,
+};
 use instantstyle_nets::unet::{Added, Residuals, TextContext, Times, UNetConfig};
 use instantstyle_nets::weights::Weights;
 use std::ops::Range;
@@ -36,9 +40,27 @@ pub(crate) fn pictures(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Ve
     plan.controls.iter().enumerate().map(one).collect()
 }
 
-/// The tensors of a ControlNet in diffusers' names.
-pub(crate) fn weights(place: &Place, base: &UNetConfig) -> Result<Weights, Error> {
-    Ok(diffusers_names(&place.component_or_file()?, base))
+/// The tensors of a ControlNet in diffusers' names. A Control-LoRA is made whole with the UNet of `model`, as it is without
+/// the LoRAs of a request.
+pub(crate) fn weights(place: &Place, base: &UNetConfig, model: &Place) -> Result<Weights, Error> {
+    let file = place.component_or_file()?;
+    if !is_control_lora(&file) {
+        return Ok(diffusers_names(&file, base));
+    }
+    let unet = model.join("unet").component()?;
+    ControlLora::of(&file, base).and_then(|lora| lora.merged(&unet)).map_err(model_error)
+}
+
+/// The same for its shapes: of a Control-LoRA the UNet's own weights, and how many values will be made anew.
+pub(crate) fn outline(place: &Place, base: &UNetConfig, model: &Place) -> Result<(Weights, u64), Error> {
+    let file = place.component_or_file()?;
+    if !is_control_lora(&file) {
+        return Ok((diffusers_names(&file, base), 0));
+    }
+    let unet = model.join("unet").component()?;
+    let lora = ControlLora::of(&file, base).map_err(model_error)?;
+    let changed = lora.changed().filter_map(|key| unet.get(key)).map(|t| t.len() as u64).sum();
+    Ok((lora.outline(&unet).map_err(model_error)?, changed))
 }
 
 /// A ControlNet that acts, with all that stays the same over the steps.
@@ -83,7 +105,8 @@ pub(crate) struct Inputs<'a> {
 /// Loads the ControlNets that do anything.
 pub(crate) fn prepare(plan: &Plan, pictures: &[Picture], inputs: &Inputs) -> Result<Vec<Active>, Error> {
     let one = |(c, picture): (&PlannedControl, &Picture)| {
-        let net = ControlNet::load(&c.config, &weights(&c.model, &plan.unet)?).map_err(model_error)?;
+        let net =
+            ControlNet::load(&c.config, &weights(&c.model, &plan.unet, &plan.model)?).map_err(model_error)?;
         let values = picture.rgb.iter().map(|v| f32::from(*v) / 255.0).collect();
         let hint = net.hint(&Tensor::new([1, picture.height, picture.width, 3], values));
         let alone = c.config.pooled && inputs.tokens.dim(0) > 1;

@@ -259,7 +259,7 @@ fn controls(plan: &Plan, rows: usize) -> Result<(u64, u64), Error> {
     for c in plan.controls.iter().filter(|c| c.acts()) {
         let (in_file, loaded) = network(&c.model.component_or_file()?, 0);
         mapped += in_file;
-        own += loaded + c.config.trunk.context_bytes(rows, PROMPT);
+        own += loaded + c.merged * 4 + c.config.trunk.context_bytes(rows, PROMPT);
         hint = c.config.hint_bytes(plan.height, plan.width).max(hint);
         // The sum of those before, and its own.
         residuals =

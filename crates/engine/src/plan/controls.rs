@@ -1,7 +1,7 @@
 //! ControlNets, resolved: the network against the model, the map, the window.
 
 use super::places::file;
-use crate::control::{CANNY, map_of, misfit, weights};
+use crate::control::{CANNY, map_of, misfit, outline};
 use crate::error::Error;
 use crate::injection::window;
 use crate::model::Place;
@@ -25,6 +25,8 @@ pub struct PlannedControl {
     pub map: fn(&Picture, &Control) -> Picture,
     /// Strength.
     pub scale: f64,
+    /// Values that are made of the UNet's (Control-LoRA).
+    pub(crate) merged: u64,
     /// Model calls in which it acts.
     pub calls: std::ops::Range<usize>,
 }
@@ -40,6 +42,7 @@ impl PlannedControl {
 pub(super) fn planned_control(
     field: &str,
     control: &mut Control,
+    base: &Place,
     unet: &UNetConfig,
     vae: &VaeConfig,
     calls: usize,
@@ -57,7 +60,14 @@ pub(super) fn planned_control(
     }
     let image = file(field, "image", &control.image)?;
     let model = file(field, "model", &control.model)?;
-    let config = config(&model, unet)?;
+    let (config, merged) = config(&model, unet, base)?;
+    if merged > 0 && unet.in_channels != vae.latent_channels {
+        return Err(model.error(format!(
+            "is a Control-LoRA, which takes its weights from the UNet, and this one reads {} channels for inpainting: use a \
+             whole ControlNet, or a model with an ordinary UNet",
+            unet.in_channels
+        )));
+    }
     if let Some(message) = misfit(&config, unet, vae.latent_channels) {
         return Err(model.error(message));
     }
@@ -74,23 +84,25 @@ pub(super) fn planned_control(
         image,
         map: make,
         scale: control.scale,
+        merged,
         calls: window(control.start, control.end, calls),
     })
 }
 
-/// The shape of a ControlNet: what its configuration says, or, where there is none, what its tensors say.
-fn config(place: &Place, base: &UNetConfig) -> Result<ControlNetConfig, Error> {
-    let found = weights(place, base)?;
+/// The shape of a ControlNet: what its configuration says, or, where there is none, what its tensors say; and how many values
+/// are made of the UNet's.
+fn config(place: &Place, base: &UNetConfig, model: &Place) -> Result<(ControlNetConfig, u64), Error> {
+    let (found, merged) = outline(place, base, model)?;
     if !is_controlnet(&found) {
         return Err(place.error(
             "is no ControlNet: it has no tensors under controlnet_cond_embedding or control_model; see `instantstyle inspect`",
         ));
     }
-    match configuration(place) {
+    let config = match configuration(place) {
         Some(config) => ControlNetConfig::from_json(&config.json()?, &config.path()),
         None => ControlNetConfig::of_weights(&found, base),
-    }
-    .map_err(model_error)
+    };
+    Ok((config.map_err(model_error)?, merged))
 }
 
 /// `config.json` in the folder, or beside a file that has the name of a folder's weights.

@@ -219,12 +219,12 @@ impl Plan {
         }
         let mut controls = Vec::new();
         for (i, control) in resolved.controls.iter_mut().enumerate() {
-            controls.push(planned_control(&format!("controls[{i}]"), control, &unet, &vae, calls)?);
+            controls.push(planned_control(&format!("controls[{i}]"), control, &model, &unet, &vae, calls)?);
         }
         let planned_lora = |(i, used): (usize, &LoraUse)| {
             let field = format!("loras[{i}]");
             let place = file(&field, "file", &used.file)?;
-            loras::planned(&field, used, place, &model, &unet, family)
+            loras::planned(&field, used, place, &model, &unet, family, &card)
         };
         let loras = request.loras.iter().enumerate().map(planned_lora).collect::<Result<Vec<_>, _>>()?;
         let context =
@@ -454,7 +454,7 @@ impl std::fmt::Display for Plan {
             }
         }
         for l in &self.loras {
-            let only = l.only.map_or_else(String::new, |only| format!(", only {only}"));
+            let only = l.only.as_ref().map_or_else(String::new, |only| format!(", only {only}"));
             let (used, all) = l.layers;
             writeln!(
                 f,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 /// The tensors that change one layer.
 #[derive(Default)]
-pub(super) struct Module {
+pub(crate) struct Module {
     tensors: BTreeMap<Role, Stored>,
     /// alpha / rank where it is not said by a tensor of its own.
     pub(super) scale: Option<f32>,
@@ -33,7 +33,7 @@ enum Factor<'a> {
 }
 
 impl Module {
-    pub(super) fn insert(&mut self, role: Role, tensor: Stored) {
+    pub(crate) fn insert(&mut self, role: Role, tensor: Stored) {
         self.tensors.insert(role, tensor);
     }
 
@@ -89,7 +89,7 @@ impl Module {
     }
 
     /// Whether the change has the shape of the layer's weight; what differs if not.
-    pub(super) fn check(&self, base: &[usize]) -> Result<(), String> {
+    pub(crate) fn check(&self, base: &[usize]) -> Result<(), String> {
         if let Some(t) = self.tensors.values().find(|t| t.is_empty()) {
             return Err(format!("holds a tensor without values, {t:?}"));
         }
@@ -112,7 +112,7 @@ impl Module {
     }
 
     /// What is to be added to the weight `values` of shape `base`; [`Module::check`] must have passed.
-    pub(super) fn delta(&self, base: &[usize], values: &[f32], weight: f32) -> Vec<f32> {
+    pub(crate) fn delta(&self, base: &[usize], values: &[f32], weight: f32) -> Vec<f32> {
         let form = self.form().expect("checked");
         let alpha = self.get(Role::Alpha).and_then(|t| t.to_f32().first().copied());
         let scale = match (alpha, self.rank(), &form) {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 /// What a tensor is in the change of one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Down,
     Up,
     /// The core of a decomposed convolution (LoCon).

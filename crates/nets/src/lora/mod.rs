@@ -7,11 +7,12 @@
 mod delta;
 mod keys;
 
+pub(crate) use delta::Module;
 pub use keys::Names;
+pub(crate) use keys::Role;
 
 use crate::error::ModelError;
 use crate::weights::{Stored, Weights};
-use delta::Module;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
