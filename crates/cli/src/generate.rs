@@ -18,8 +18,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Runs the subcommand.
 pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
     let plan = Plan::resolve_within(&request(arguments)?, memory_bytes(arguments)?)?;
+    let preview: Option<&PathBuf> = arguments.get_one("preview");
+    let previews = previews(arguments, preview.is_some())?;
     if arguments.get_flag("dry-run") {
-        let memory = MemoryPlan::of(&plan)?;
+        let memory = MemoryPlan::of(&plan, previews.as_ref())?;
         let text = if arguments.get_flag("json") {
             let mut json = plan.to_json();
             json["memory"] = memory.to_json();
@@ -34,7 +36,6 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
     let pictures = output::names(out, plan.count());
     let maps = map_names(&plan, arguments.get_one("save-control-maps"))?;
     output::check_format("--out", out)?;
-    let preview: Option<&PathBuf> = arguments.get_one("preview");
     let groups = [
         ("--out", &pictures[..]),
         ("--save-latents", latents.map_or(&[], std::slice::from_ref)),
@@ -44,13 +45,8 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
     check(&plan, &groups)?;
 
     let mut progress = Progress::new(arguments.get_flag("quiet"), stop.clone());
-    if let Some(file) = preview {
-        let every = arguments.get_one::<u16>("preview-every").map_or(1, |n| usize::from(*n));
-        let decoder = arguments.get_one::<PathBuf>("preview-decoder").cloned();
-        progress.preview(file.clone(), Previews { every, decoder });
-    } else if let Some(name) = ["preview-every", "preview-decoder"].iter().find(|n| arguments.contains_id(n))
-    {
-        return Err(Error::request(format!("--{name}"), "belongs to --preview FILE; give that, too"));
+    if let (Some(file), Some(previews)) = (preview, previews) {
+        progress.preview(file.clone(), previews);
     }
     let (outputs, timings) = generate_timed(&plan, &mut progress)?;
     let calls_s = progress.calls_s().to_vec();
@@ -78,6 +74,20 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
         );
     }
     print(pictures.iter().map(|f| format!("{}\n", f.display())).collect::<String>().as_bytes())
+}
+
+/// Which previews are wanted.
+fn previews(arguments: &ArgMatches, wanted: bool) -> Result<Option<Previews>, Error> {
+    let given = ["preview-every", "preview-decoder"].iter().find(|n| arguments.contains_id(n));
+    match given {
+        Some(name) if !wanted => {
+            Err(Error::request(format!("--{name}"), "belongs to --preview FILE; give that, too"))
+        }
+        _ => Ok(wanted.then(|| Previews {
+            every: arguments.get_one::<u16>("preview-every").map_or(1, |n| usize::from(*n)),
+            decoder: arguments.get_one::<PathBuf>("preview-decoder").cloned(),
+        })),
+    }
 }
 
 /// What may be taken: the flag, or what is free. None is not to be checked.

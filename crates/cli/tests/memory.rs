@@ -72,6 +72,26 @@ fn tiles_come_where_memory_asks_for_them() {
     assert!(text(&shown.stdout).contains("in tiles"), "{}", text(&shown.stdout));
 }
 
+/// A small decoder for previews takes what decoding one picture by it takes.
+#[test]
+fn previews_are_planned_for() {
+    let small = fixtures().join("models/vae-tiny").to_string_lossy().into_owned();
+    let denoising = |more: &[&str]| {
+        let size = ["--width", "768", "--height", "768", "--preview", "now.png"];
+        let plan = plan(&[&size[..], more].concat());
+        let stages = plan["memory"]["stages"].as_array().expect("a list").clone();
+        let stage = stages.into_iter().find(|s| s["name"] == "denoising").expect("is a stage");
+        (stage["own_bytes"].as_u64().expect("a number"), stage["mapped_bytes"].as_u64().expect("a number"))
+    };
+    let (without, with) = (denoising(&[]), denoising(&["--preview-decoder", &small]));
+    // At least the picture as numbers and as bytes, and the decoder's file but its biases.
+    assert!(with.0 >= without.0 + 768 * 768 * 3, "{without:?} {with:?}");
+    let file = fixtures().join("models/vae-tiny/diffusion_pytorch_model.safetensors");
+    let file = std::fs::metadata(file).expect("a file").len();
+    let mapped = with.1 - without.1;
+    assert!(mapped > file / 2 && mapped <= file, "{mapped} of {file}");
+}
+
 #[test]
 fn what_does_not_fit_is_refused_before_loading() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -145,6 +145,8 @@ pub fn denoise(
                 unet.forward_shallow(&batch, call, &conditions, alone.as_ref().unwrap_or(kept))
             }
             _ => {
+                // The old ones go first, so that they never lie beside a whole call.
+                drop(deep.take());
                 let (out, kept) = unet.forward_keeping(&batch, call, &conditions);
                 deep = Some(kept);
                 out

@@ -131,10 +131,11 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
         |observer: &mut dyn Observer| if observer.cancelled() { Err(Error::Cancelled) } else { Ok(()) };
 
     check(observer)?;
-    let memory = MemoryPlan::of(plan)?;
+    let previews = observer.previews();
+    let memory = MemoryPlan::of(plan, previews.as_ref())?;
     memory.check()?;
     memory.notice().into_iter().for_each(|n| observer.event(Event::Notice(n)));
-    let previewer = observer.previews().map(|asked| Previewer::new(plan, &asked)).transpose()?;
+    let previewer = previews.map(|asked| Previewer::new(plan, &asked)).transpose()?;
     plan.loras.iter().filter_map(|l| l.notice.clone()).for_each(|n| observer.event(Event::Notice(n)));
     observer.event(Event::Stage("encoding"));
     let start = Instant::now();

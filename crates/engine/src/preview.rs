@@ -101,6 +101,12 @@ impl LatentRgb {
 
 /// The small decoder in a folder or file.
 fn small(path: &Path, plan: &Plan) -> Result<Decoder, Error> {
+    let (config, weights) = decoder_files(path, plan)?;
+    Decoder::load(&config, &weights).map_err(model_error)
+}
+
+/// Its configuration and its weights.
+pub(crate) fn decoder_files(path: &Path, plan: &Plan) -> Result<(VaeConfig, Weights), Error> {
     if !path.exists() {
         return Err(Error::file(path, "there is no such file or folder (the preview's decoder)"));
     }
@@ -127,7 +133,7 @@ fn small(path: &Path, plan: &Plan) -> Result<Decoder, Error> {
             ),
         ));
     }
-    Decoder::load(&config, &weights).map_err(model_error)
+    Ok((config, weights))
 }
 
 /// The map that is nearest, in the least squares, to what the model's own decoder makes of latents: those of the pictures that

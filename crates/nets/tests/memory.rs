@@ -109,6 +109,8 @@ fn estimates_are_near_what_is_allocated() {
             };
             let run = || unet.forward(&noise([2, h, w, config.in_channels]), 0, &conditions);
             near(&format!("{name} forward"), config.forward_bytes(2, h, w), peak(run));
+            let run = || unet.forward_keeping(&noise([2, h, w, config.in_channels]), 0, &conditions);
+            near(&format!("{name} forward, deep features kept"), config.forward_bytes(2, h, w), peak(run));
         }
     });
 }

@@ -8,6 +8,7 @@ use crate::encode::{text_config, vision_config};
 use crate::error::Error;
 use crate::family::has_component;
 use crate::plan::Plan;
+use crate::preview::{self, Previews};
 use crate::references::acts;
 use instantstyle_nets::layers::Precision;
 use instantstyle_nets::vae::{Tiling, VaeConfig};
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// The program itself, its threads and what its allocator keeps.
-const PROGRAM_BYTES: u64 = 16 << 20;
+const PROGRAM_BYTES: u64 = 28 << 20;
 /// The allocator keeps up to so much of what earlier stages gave back.
 const KEPT_BYTES: u64 = 64 << 20;
 /// Estimates are that much too low at worst.
@@ -46,19 +47,19 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// From a plan; reads the headers of its files.
+    /// From a plan, and the previews that are wanted while it is carried out; reads the headers of its files.
     ///
     /// # Errors
     /// If a file is missing or damaged.
-    pub fn of(plan: &Plan) -> Result<Self, Error> {
-        let mut stages = vec![text(plan)?, pictures(plan)?, denoising(plan)?];
+    pub fn of(plan: &Plan, previews: Option<&Previews>) -> Result<Self, Error> {
+        let mut stages = vec![text(plan)?, pictures(plan)?, denoising(plan, previews)?];
         if let Some(second) = plan.second.as_deref() {
             // Between the passes the first is decoded and coded anew beside the UNet's mapped weights.
             let unet = stages[2].mapped_bytes;
             let parts = [Some(decoding(plan)?), coding(second)?];
             let beside = |s: Stage| (unet + s.mapped_bytes, s.own_bytes);
             stages.push(most("enlarging", parts.into_iter().flatten().map(beside)));
-            stages.push(Stage { name: "denoising again", ..denoising(second)? });
+            stages.push(Stage { name: "denoising again", ..denoising(second, previews)? });
         }
         stages.push(decoding(plan.last())?);
         stages.retain(|s| s.own_bytes > 0);
@@ -235,11 +236,15 @@ fn coding(plan: &Plan) -> Result<Option<Stage>, Error> {
     Ok(Some(most("", [(mapped, own + pictures + activations)])))
 }
 
-fn denoising(plan: &Plan) -> Result<Stage, Error> {
+fn denoising(plan: &Plan, previews: Option<&Previews>) -> Result<Stage, Error> {
     let rows = if plan.guided() { 2 } else { 1 };
     let (h, w) = latents(plan);
     let weights = plan.model.join("unet").component()?;
-    let (mapped, own) = network(&weights, plan.unet.forward_bytes(rows, h, w));
+    let (preview_mapped, preview_own, preview) = previewing(plan, previews)?;
+    // A preview is made between two calls.
+    let activations = plan.unet.forward_bytes(rows, h, w).max(preview);
+    let (mapped, own) = network(&weights, activations);
+    let (mapped, own) = (mapped + preview_mapped, own + preview_own);
     let (released, packed) = packed_bytes(&weights, plan.precision());
     let (mapped, own) = (mapped - released, own + packed);
     let (control_mapped, control_own) = controls(plan, rows)?;
@@ -250,6 +255,16 @@ fn denoising(plan: &Plan) -> Result<Stage, Error> {
     let samples = (8 * h * w * plan.vae.latent_channels * 4) as u64;
     let own = own + context + samples + merged_bytes(plan, "unet");
     Ok(most("denoising", [(mapped + control_mapped, own + control_own)]))
+}
+
+/// The small decoder of previews, if one is wanted: its weights in their file and in memory, and what one preview takes.
+fn previewing(plan: &Plan, previews: Option<&Previews>) -> Result<(u64, u64, u64), Error> {
+    let Some(path) = previews.and_then(|p| p.decoder.as_deref()) else { return Ok((0, 0, 0)) };
+    let (config, weights) = preview::decoder_files(path, plan)?;
+    let (mapped, own) = weights_bytes(&weights, |_| true);
+    let (h, w) = latents(plan);
+    let pixels = h * w * config.factor() * config.factor();
+    Ok((mapped, own, config.decode_bytes(h, w) + 3 * pixels as u64))
 }
 
 /// The ControlNets that act: their weights, what they keep over the steps, and the residuals, which wait for the UNet.
@@ -291,11 +306,15 @@ fn packed_bytes(weights: &Weights, precision: Precision) -> (u64, u64) {
         Precision::Bf16 => 2,
         Precision::Int8 => 1,
     };
-    let matrices = weights.iter().map(|(_, t)| t).filter(|t| match *t.shape() {
-        [_, _] => true,
-        [_, _, h, w] => h * w == 1,
-        _ => false,
-    });
+    // The embeddings of time and sizes stay in f32, as they are stored.
+    let embedding =
+        |key: &str| ["time_emb", "add_embedding", "cond_proj"].iter().any(|part| key.contains(part));
+    let matrices =
+        weights.iter().filter(|(key, _)| !embedding(key)).map(|(_, t)| t).filter(|t| match *t.shape() {
+            [_, _] => true,
+            [_, _, h, w] => h * w == 1,
+            _ => false,
+        });
     matrices.fold((0, 0), |(released, packed), t| {
         let bytes = if t.is_mapped() { t.bytes().len() as u64 } else { 0 };
         (released + bytes, packed + t.len() as u64 * per_value)

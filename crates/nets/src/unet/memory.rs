@@ -4,7 +4,8 @@ use super::{LevelConfig, UNetConfig};
 use crate::memory::{Ledger, Size};
 
 impl UNetConfig {
-    /// Most bytes alive during one call for `rows` latents of this size, beside what is kept over the steps.
+    /// Most bytes alive during one call for `rows` latents of this size, beside what is kept over the steps. Deep features that a
+    /// call gives (`deep_cache`) come when the most is over: a call that keeps them takes no more.
     pub fn forward_bytes(&self, rows: usize, height: usize, width: usize) -> u64 {
         let mut ledger = Ledger::default();
         let size =
