@@ -101,6 +101,37 @@ fn two_passes_equal_those_by_hand() {
     assert!(rgb("bilinear.png") != rgb("nearest.png") && rgb("bilinear.png") != rgb("second.png"));
 }
 
+/// A ControlNet acts in both passes: its map is made of the picture anew at each size, its window is one of each pass's own.
+#[test]
+fn controls_act_in_both_passes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name).to_string_lossy().into_owned();
+    let (net, photo) = (fixture("controls/sdxl-a.safetensors"), fixture("images/blocks.png"));
+    let control = [
+        "--control",
+        &net,
+        "--control-image",
+        &photo,
+        "--control-preprocess",
+        "canny",
+        "--control-scale",
+        "0.8",
+        "--control-end",
+        "0.7",
+    ];
+    let small = ["--width", "64", "--height", "48", "--steps", "4"];
+    made(&[&small[..], &control, &["--hires", "2", "--out", &at("both.png")]].concat());
+    made(&[&small[..], &control, &["--out", &at("first.png")]].concat());
+    let large = ["--width", "128", "--height", "96", "--steps", "4"];
+    let first = at("first.png");
+    let start = ["--init", &first, "--init-strength", "0.5"];
+    made(&[&large[..], &start, &control, &["--out", &at("second.png")]].concat());
+    made(&[&large[..], &start, &["--out", &at("without.png")]].concat());
+    let rgb = |name: &str| instantstyle_engine::picture::Picture::open(at(name)).expect("a picture").rgb;
+    assert_eq!(rgb("both.png"), rgb("second.png"));
+    assert_ne!(rgb("both.png"), rgb("without.png"));
+}
+
 /// What the mask leaves out stays in both passes.
 #[test]
 fn inpainting_in_two_passes() {

@@ -55,6 +55,35 @@ fn a_unet_in_gguf_equals_its_widened_values() {
     assert!(stored.request().model.as_deref().unwrap().ends_with("folder"));
 }
 
+/// Quantised weights with operands in bf16 and int8: near what they give in f32, as f16 weights are
+/// (`tests/precision.rs` has pictures of a trained model).
+#[test]
+fn quantised_unets_in_other_precisions_stay_near_f32() {
+    let dir = dir("gguf-precision");
+    let (_, folder) = both("sd15", SD15, 4, &dir);
+    for (name, block) in [("q8_0", Block::Q8_0), ("q4_0", Block::Q4_0)] {
+        let unet = dir.join(format!("{name}.gguf"));
+        gguf(&unet, &in_original(&part("sd15-unet", 4), ""), Dtype::Blocks(block));
+        let of = |unet: &Path, precision: &str| {
+            // Without guidance, which multiplies what random weights make of rounding.
+            paint(&folder, &json!({ "unet": unet, "precision": precision, "guidance": 1.0 })).0
+        };
+        let exact = of(&unet, "f32");
+        let wide = dir.join(format!("{name}.safetensors"));
+        write(&wide, &widened(&unet));
+        let mut last = 0.0;
+        for precision in ["bf16", "int8"] {
+            let got = of(&unet, precision);
+            let far = testkit::distance(&got, &exact);
+            println!("{name}, {precision}: {far:.1e} from f32");
+            assert!(far > last && far < 0.05, "{name}, {precision}: {far}");
+            // Packing sees the values alone, not how they are stored.
+            assert_eq!(got, of(&wide, precision), "{name}, {precision}");
+            last = far;
+        }
+    }
+}
+
 #[test]
 fn a_whole_model_in_gguf_is_a_model() {
     let dir = dir("gguf-model");

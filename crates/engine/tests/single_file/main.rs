@@ -3,6 +3,7 @@
 
 mod convert;
 mod gguf;
+mod references;
 
 use instantstyle_engine::checkpoint::{Checkpoint, Holds};
 use instantstyle_engine::plan::Plan;
