@@ -5,6 +5,7 @@
 #![allow(unsafe_code, missing_docs)]
 
 use instantstyle_kernels::attention::{KeySet, Queries, attention_over};
+use instantstyle_kernels::gemm::Precision;
 
 /// Batch, heads, width of a head, queries, keys.
 const SHAPES: &[(&str, usize, usize, usize, usize, usize)] = &[
@@ -42,19 +43,23 @@ fn main() {
         let (k, v) = (noise(batch * keys * width), noise(batch * keys * width));
         let mut out = vec![0f32; q.len()];
         let scale = 1.0 / (dim as f32).sqrt();
-        let shape = Queries { batch, heads, dim, queries, scale, causal: false };
         let set = KeySet { k: &k, v: &v, keys, weight: 1.0, mask: None };
-        let (mut best, mut spent, mut n) = (f64::INFINITY, 0.0, 0);
-        pool.install(|| {
-            while n < 3 || (spent < 0.5 && n < 100) {
-                let start = cpu_s();
-                attention_over(&shape, &q, &[set], &mut out);
-                let took = cpu_s() - start;
-                (best, spent, n) = (best.min(took), spent + took, n + 1);
-            }
-        });
-        let work = (4 * batch * heads * queries * keys * dim) as f64;
         let label = format!("{name} {batch}x{queries}x{keys}, {heads} heads of {dim}");
-        println!("{label:<52} {:>9.3} ms {:>6.0} Gop/s", best * 1e3, work / best * 1e-9);
+        print!("{label:<52}");
+        for precision in [Precision::F32, Precision::Bf16] {
+            let shape = Queries { batch, heads, dim, queries, scale, causal: false, precision };
+            let (mut best, mut spent, mut n) = (f64::INFINITY, 0.0, 0);
+            pool.install(|| {
+                while n < 3 || (spent < 0.5 && n < 100) {
+                    let start = cpu_s();
+                    attention_over(&shape, &q, &[set], &mut out);
+                    let took = cpu_s() - start;
+                    (best, spent, n) = (best.min(took), spent + took, n + 1);
+                }
+            });
+            let work = (4 * batch * heads * queries * keys * dim) as f64;
+            print!(" {precision:?} {:>9.3} ms {:>6.0} Gop/s", best * 1e3, work / best * 1e-9);
+        }
+        println!();
     }
 }

@@ -6,6 +6,7 @@
 #![allow(unsafe_code, missing_docs)]
 
 use instantstyle_kernels::Weight;
+use instantstyle_kernels::gemm::Precision;
 use instantstyle_kernels::conv::{Algorithm, Conv, Epilogue, Input, choose, conv2d_by};
 
 /// Batch, side, inputs, outputs, stride, doubled.
@@ -63,7 +64,10 @@ fn best(mut f: impl FnMut()) -> f64 {
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
-    println!("{:<44} {:>9} {:>24} {:>24} {:>24}", "shape", "GFLOP", "implicit", "F(2,3)", "F(4,3)");
+    println!(
+        "{:<44} {:>9} {:>24} {:>24} {:>24} {:>24}",
+        "shape", "GFLOP", "implicit", "F(2,3)", "F(4,3)", "F(4,3), 16 bits"
+    );
     for &(name, batch, side, inputs, outputs, stride, upsample) in SHAPES {
         if !name.contains(&filter) {
             continue;
@@ -81,21 +85,31 @@ fn main() {
             upsample,
         };
         let noise = |n: usize| (0..n).map(|i| (i * 7919 % 1999) as f32 * 1e-3 - 1.0).collect::<Vec<_>>();
-        let (x, w) = (noise(batch * side * side * inputs), noise(inputs * outputs * 9));
+        let x = noise(batch * side * side * inputs);
+        let w: Vec<u8> =
+            noise(inputs * outputs * 9).iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect();
         let pixels = batch * conv.out_height() * conv.out_width();
         let mut out = vec![0f32; pixels * outputs];
         let bias = noise(outputs);
         let work = (pixels * inputs * outputs * 18) as f64;
         let label = format!("{name} {batch}x{side}x{side}x{inputs} -> {outputs}");
         print!("{label:<44} {:>9.2}", work * 1e-9);
-        for algorithm in [Algorithm::Implicit, Algorithm::Winograd2, Algorithm::Winograd4] {
+        for (algorithm, precision) in [
+            (Algorithm::Implicit, Precision::F32),
+            (Algorithm::Winograd2, Precision::F32),
+            (Algorithm::Winograd4, Precision::F32),
+            (Algorithm::Winograd4, Precision::Bf16),
+        ] {
             if algorithm != Algorithm::Implicit && stride > 1 {
                 continue;
             }
             let input = Input { data: &x, affine: None, silu: false };
             let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
             let s = pool.install(|| {
-                best(|| conv2d_by(algorithm, conv, &input, Weight::from_f32(&w), &epilogue, &mut out))
+                best(|| {
+                    let weight = Weight::F16(&w);
+                    conv2d_by(algorithm, precision, conv, &input, weight, &epilogue, &mut out)
+                })
             });
             let mark = if algorithm == choose(&conv) { "*" } else { " " };
             print!(" {:>9.2} ms {:>6.0} Gop/s{mark}", s * 1e3, work / s * 1e-9);

@@ -57,7 +57,7 @@ pub(crate) trait Lanes: Copy {
 
 /// Portable Rust, in a shape that the compiler vectorises.
 #[derive(Clone, Copy)]
-pub(crate) struct Portable([f32; 8]);
+pub(crate) struct Portable(pub(crate) [f32; 8]);
 
 impl Portable {
     #[inline(always)]
@@ -155,11 +155,11 @@ mod x86 {
 
     /// 256 bits, with FMA.
     #[derive(Clone, Copy)]
-    pub(crate) struct Avx2(__m256);
+    pub(crate) struct Avx2(pub(crate) __m256);
 
-    /// 512 bits.
+    /// 512 bits; `NARROW` with the instructions for bf16 and int8.
     #[derive(Clone, Copy)]
-    pub(crate) struct Avx512(__m512);
+    pub(crate) struct Avx512<const NARROW: bool = false>(pub(crate) __m512);
 
     /// What the two share, by the names of their instructions.
     macro_rules! arithmetic {
@@ -268,7 +268,7 @@ mod x86 {
         }
     }
 
-    impl Lanes for Avx512 {
+    impl<const NARROW: bool> Lanes for Avx512<NARROW> {
         const WIDTH: usize = 16;
         const LEVEL: Level = Level::Avx512;
 

@@ -28,6 +28,7 @@ mod lanes;
 pub mod level;
 pub mod norm;
 mod share;
+mod words;
 
 /// Weights as they are stored: little-endian bytes of one number type, possibly in a memory map and unaligned.
 /// They are widened to f32 while they are packed for the product, so no second copy of a model is ever made.

@@ -31,6 +31,11 @@ impl Linear {
         Linear { precision, ..self }
     }
 
+    /// Number format of its operands.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// Width of the input.
     pub fn inputs(&self) -> usize {
         self.inputs
@@ -92,6 +97,7 @@ pub struct Conv2d {
     inputs: usize,
     outputs: usize,
     kernel: usize,
+    precision: Precision,
     /// A convolution of 1×1 is a fully connected layer.
     point: Option<Linear>,
 }
@@ -105,12 +111,12 @@ impl Conv2d {
         kernel: usize,
     ) -> Self {
         let point = (kernel == 1).then(|| Linear::new(weight.clone(), bias.clone(), inputs, outputs));
-        Conv2d { weight, bias, inputs, outputs, kernel, point }
+        Conv2d { weight, bias, inputs, outputs, kernel, precision: Precision::F32, point }
     }
 
-    /// The same layer, with operands of another precision where it is a matrix product.
+    /// The same layer, with operands of another precision.
     pub(crate) fn in_precision(self, precision: Precision) -> Self {
-        Conv2d { point: self.point.map(|p| p.in_precision(precision)), ..self }
+        Conv2d { point: self.point.map(|p| p.in_precision(precision)), precision, ..self }
     }
 
     /// Stride 1, the size kept.
@@ -179,7 +185,7 @@ impl Conv2d {
         let affine = around.norm.map(|norm| norm.affine(x));
         let input = conv::Input { data: x.data(), affine: affine.as_ref(), silu: affine.is_some() };
         let epilogue = conv::Epilogue { bias: self.bias.as_deref(), picture: around.picture, residual };
-        conv::conv2d_fused(shape, &input, weight, &epilogue, out.data_mut());
+        conv::conv2d_fused(shape, self.precision, &input, weight, &epilogue, out.data_mut());
         out
     }
 }
@@ -251,7 +257,7 @@ pub fn activate(activation: Activation, mut x: Tensor) -> Tensor {
 
 /// Multi-head attention of `q` [batch, queries, width] over `k`, `v` [batch, keys, width].
 pub fn attend(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Tensor {
-    over(q, &[Attended { k, v, weight: 1.0, mask: None }], heads, causal)
+    over(q, &[Attended { k, v, weight: 1.0, mask: None }], heads, causal, Precision::F32)
 }
 
 /// One set of keys and values, [batch, keys, width] each, and how much of what is attended counts.
@@ -266,15 +272,17 @@ pub struct Attended<'a> {
     pub mask: Option<&'a [f32]>,
 }
 
-/// Multi-head attention of `q` over several sets, each with a softmax of its own, summed: text and image tokens.
-pub fn attend_over(q: &Tensor, sets: &[Attended], heads: usize) -> Tensor {
-    over(q, sets, heads, false)
+/// Multi-head attention of `q` over several sets, each with a softmax of its own, summed: text and image tokens. In bf16 and
+/// int8 the operands of its products are rounded to bf16.
+pub fn attend_over(q: &Tensor, sets: &[Attended], heads: usize, precision: Precision) -> Tensor {
+    over(q, sets, heads, false, precision)
 }
 
-fn over(q: &Tensor, sets: &[Attended], heads: usize, causal: bool) -> Tensor {
+fn over(q: &Tensor, sets: &[Attended], heads: usize, causal: bool, precision: Precision) -> Tensor {
     let dim = q.channels() / heads;
     let scale = 1.0 / (dim as f32).sqrt();
-    let queries = attention::Queries { batch: q.dim(0), heads, dim, queries: q.dim(1), scale, causal };
+    let queries =
+        attention::Queries { batch: q.dim(0), heads, dim, queries: q.dim(1), scale, causal, precision };
     let sets: Vec<attention::KeySet> = sets
         .iter()
         .map(|s| attention::KeySet {

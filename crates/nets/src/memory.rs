@@ -3,7 +3,7 @@
 
 use instantstyle_kernels::attention::{self, Queries};
 use instantstyle_kernels::conv::{Conv, scratch_bytes};
-use instantstyle_kernels::gemm;
+use instantstyle_kernels::gemm::{self, Precision};
 
 /// Values that are alive, and the most that were.
 #[derive(Clone, Copy, Default)]
@@ -38,7 +38,7 @@ impl Ledger {
 
     /// Attention of `heads` heads of width `dim`: keys and values are packed for the products.
     pub fn attend(&mut self, batch: usize, heads: usize, dim: usize, keys: usize) {
-        let queries = Queries { batch, heads, dim, queries: 1, scale: 1.0, causal: false };
+        let queries = Queries { batch, heads, dim, queries: 1, scale: 1.0, causal: false, precision: Precision::F32 };
         self.pass(attention::scratch_bytes(&queries, keys, threads()) / 4);
     }
 
@@ -58,7 +58,7 @@ impl Ledger {
             upsample: false,
         };
         self.take(size.pixels() * outputs);
-        self.pass(scratch_bytes(&conv, normed, threads()) / 4);
+        self.pass(scratch_bytes(&conv, Precision::F32, normed, threads()) / 4);
     }
 
     /// Two convolutions with a shortcut around them (UNet and autoencoder), their norms included; the input stays with the

@@ -2,7 +2,7 @@
 
 mod lanes;
 
-pub(crate) use lanes::{exp2_lanes, silu_lanes};
+pub(crate) use lanes::{exp2_lanes, exp2_short_lanes, silu_lanes};
 
 use crate::level::per_level;
 

@@ -1,11 +1,13 @@
 //! One group of queries against one block of keys.
 
 use super::{KEYS, PANELS};
-use crate::act::exp2_lanes;
+use crate::act::{exp2_lanes, exp2_short_lanes};
 use crate::buffer::Buffer;
-use crate::lanes::{Lanes, on_lanes, transpose};
-use crate::level::{Level, level};
+use crate::gemm::pack_bf16;
+use crate::lanes::{on_lanes, transpose};
+use crate::level::{Level, level, per_level};
 use crate::share::Shared;
+use crate::words::{Words, on_words, word_bf16};
 
 /// The most queries of a panel.
 const WIDEST: usize = 32;
@@ -62,6 +64,37 @@ pub(super) fn pack_values(from: &[f32], stride: usize, n: usize, dim: usize, to:
     }
 }
 
+/// `[keys][dim]` to tiles `[words of two channels][keys of the tile]`, in bf16.
+pub(super) fn pack_keys_bf16(from: &[f32], stride: usize, n: usize, dim: usize, to: &mut [f32]) {
+    let tiles = n.div_ceil(rows(level()));
+    let words = dim.div_ceil(2);
+    for i in 0..tiles {
+        let (start, end) = tile(n, tiles, i);
+        let to = &mut to[start * words..end * words];
+        pack_bf16(end - start, dim, to, |r| &from[(start + r) * stride..][..dim]);
+    }
+}
+
+per_level! {
+    /// `[keys][dim]` to tiles `[words of two keys][channels of the tile]`, in bf16.
+    pub(super) fn pack_values_bf16(from: &[f32], stride: usize, n: usize, dim: usize, to: &mut [f32]) {
+        let tiles = dim.div_ceil(rows(level()));
+        let words = n.div_ceil(2);
+        for i in 0..tiles {
+            let (start, end) = tile(dim, tiles, i);
+            for (w, to) in to[start * words..end * words].chunks_exact_mut(end - start).enumerate() {
+                let first = &from[2 * w * stride + start..][..end - start];
+                if 2 * w + 1 < n {
+                    let second = &from[(2 * w + 1) * stride + start..][..end - start];
+                    to.iter_mut().zip(first.iter().zip(second)).for_each(|(t, (a, b))| *t = word_bf16(*a, *b));
+                } else {
+                    to.iter_mut().zip(first).for_each(|(t, a)| *t = word_bf16(*a, 0.0));
+                }
+            }
+        }
+    }
+}
+
 /// A block of keys and their values, packed.
 pub(super) struct Keys<'a> {
     pub k: &'a [f32],
@@ -74,8 +107,11 @@ pub(super) struct Keys<'a> {
 /// What a task works with: its queries, and their state of the softmax over the keys so far.
 pub(super) struct Work {
     dim: usize,
+    /// In bf16, by words of two.
+    paired: bool,
     count: usize,
-    /// Per panel `[dim][queries]`: queries times scale and log₂ e, sums of values, the result over all sets.
+    /// Per panel `[dim][queries]`: queries times scale and log₂ e (in bf16 the first half has them by words), sums of
+    /// values, the result over all sets.
     q: Buffer,
     sum: Buffer,
     result: Buffer,
@@ -92,10 +128,11 @@ impl Work {
         (3 * PANELS * dim + KEYS) * panel()
     }
 
-    pub fn new(dim: usize) -> Self {
+    pub fn new(dim: usize, paired: bool) -> Self {
         let n = PANELS * dim * panel();
         Work {
             dim,
+            paired,
             count: 0,
             q: Buffer::stale(n),
             sum: Buffer::stale(n),
@@ -121,6 +158,10 @@ impl Work {
             // SAFETY: the rows are there, as asserted, and a panel holds dim rows of nr.
             unsafe { transpose(rows, dim, from[p * nr * stride..].as_ptr(), stride, to.as_mut_ptr(), nr) };
             to.iter_mut().for_each(|v| *v *= scale);
+            if self.paired {
+                // SAFETY: a panel holds dim rows of nr.
+                unsafe { pair(dim, to.as_mut_ptr()) };
+            }
         }
     }
 
@@ -137,7 +178,10 @@ impl Work {
     /// Goes over one block of keys.
     pub fn attend(&mut self, keys: &Keys, first: bool) {
         let (dim, nr) = (self.dim, panel());
-        assert!(keys.k.len() == keys.n * dim && keys.v.len() == keys.k.len() && keys.n <= KEYS);
+        let words = |n: usize| if self.paired { n.div_ceil(2) } else { n };
+        assert!(keys.k.len() == keys.n * words(dim) && keys.v.len() == words(keys.n) * dim && keys.n <= KEYS);
+        assert!(!self.paired || keys.seen.is_none());
+        let attend = if self.paired { attend_bf16 } else { attend };
         for p in 0..self.panels() {
             let part = p * dim * nr..(p + 1) * dim * nr;
             let lanes = p * nr..(p + 1) * nr;
@@ -215,12 +259,72 @@ on_lanes! {
     fn attend(
         dim: usize, n: usize, first: bool, seen: Option<isize>, k: &[f32], v: &[f32], q: &[f32], scores: &mut [f32],
         sum: &mut [f32], most: &mut [f32], total: &mut [f32],
-    ) = attend_on
+    ) = attend_f32_on
 }
+
+on_words! {
+    /// The same over words of two bf16, `k` of ⌈dim / 2⌉ words each, `v` of dim words for every two keys.
+    ///
+    /// # Safety
+    /// As [`attend`], with the words of `k` and `v` as said.
+    fn attend_bf16(
+        dim: usize, n: usize, first: bool, seen: Option<isize>, k: &[f32], v: &[f32], q: &[f32], scores: &mut [f32],
+        sum: &mut [f32], most: &mut [f32], total: &mut [f32],
+    ) = attend_bf16_on
+}
+
+on_words! {
+    /// `rows` rows of a panel of queries to half as many of words, in place.
+    ///
+    /// # Safety
+    /// The rows must be there and the caller's alone.
+    fn pair(rows: usize, panel: *mut f32) = pair_on
+}
+
+#[inline(always)]
+unsafe fn pair_on<V: Words>(rows: usize, panel: *mut f32) {
+    let nr = 2 * V::WIDTH;
+    // SAFETY: the caller's promise; what is written was read before.
+    unsafe {
+        for r in (0..rows).step_by(2) {
+            for h in [0, V::WIDTH] {
+                let low = V::load(panel.add(r * nr + h));
+                let high = if r + 1 < rows { V::load(panel.add((r + 1) * nr + h)) } else { V::splat(0.0) };
+                low.pair_bf16(high).store(panel.add(r / 2 * nr + h));
+            }
+        }
+    }
+}
+
+/// The two forms of [`attend_on`].
+macro_rules! form {
+    ($name:ident, $bf16:literal) => {
+        #[allow(clippy::too_many_arguments)]
+        #[inline(always)]
+        unsafe fn $name<V: Words>(
+            dim: usize,
+            n: usize,
+            first: bool,
+            seen: Option<isize>,
+            k: &[f32],
+            v: &[f32],
+            q: &[f32],
+            scores: &mut [f32],
+            sum: &mut [f32],
+            most: &mut [f32],
+            total: &mut [f32],
+        ) {
+            // SAFETY: the caller's promises.
+            unsafe { attend_on::<V, $bf16>(dim, n, first, seen, k, v, q, scores, sum, most, total) }
+        }
+    };
+}
+form!(attend_f32_on, false);
+form!(attend_bf16_on, true);
 
 #[allow(clippy::too_many_arguments)]
 #[inline(always)]
-unsafe fn attend_on<V: Lanes>(
+unsafe fn attend_on<V: Words, const BF16: bool>(
     dim: usize,
     n: usize,
     first: bool,
@@ -235,13 +339,16 @@ unsafe fn attend_on<V: Lanes>(
 ) {
     let nr = 2 * V::WIDTH;
     let (tall, scores) = (rows(V::LEVEL), &mut scores[..n * nr]);
+    // What the products sum over: values, or words of two.
+    let (channels, keys) = if BF16 { (dim.div_ceil(2), n.div_ceil(2)) } else { (dim, n) };
     // SAFETY: the lengths are the caller's promise; tiles cover n or dim rows exactly.
     unsafe {
         let tiles = n.div_ceil(tall);
         for i in 0..tiles {
             let (start, end) = tile(n, tiles, i);
             let to = scores.as_mut_ptr().add(start * nr);
-            multiply::<V>(end - start, dim, k.as_ptr().add(start * dim), q.as_ptr(), to, false);
+            let k = k.as_ptr().add(start * channels);
+            multiply::<V, BF16>(end - start, channels, k, q.as_ptr(), to, false);
         }
         if let Some(seen) = seen {
             hide(scores, nr, seen, LOWEST);
@@ -258,11 +365,25 @@ unsafe fn attend_on<V: Lanes>(
             }
             let now = high[0].max(high[1]).max(high[2].max(high[3]));
             let mut part = [V::splat(0.0); 2];
-            for key in 0..n {
-                let s = scores.add(key * nr);
-                let p = exp2_lanes(V::load(s).sub(now));
-                p.store(s);
-                part[key % 2] = part[key % 2].add(p);
+            if BF16 {
+                for key in (0..n).step_by(2) {
+                    let p = exp2_short_lanes(V::load(scores.add(key * nr)).sub(now));
+                    part[0] = part[0].add(p);
+                    let mut other = V::splat(0.0);
+                    if key + 1 < n {
+                        other = exp2_short_lanes(V::load(scores.add((key + 1) * nr)).sub(now));
+                        part[1] = part[1].add(other);
+                    }
+                    // Its row was read before.
+                    p.pair_bf16(other).store(scores.add(key / 2 * nr));
+                }
+            } else {
+                for key in 0..n {
+                    let s = scores.add(key * nr);
+                    let p = exp2_lanes(V::load(s).sub(now));
+                    p.store(s);
+                    part[key % 2] = part[key % 2].add(p);
+                }
             }
             let part = part[0].add(part[1]);
             now.store(most);
@@ -284,7 +405,8 @@ unsafe fn attend_on<V: Lanes>(
         for i in 0..tiles {
             let (start, end) = tile(dim, tiles, i);
             let to = sum.as_mut_ptr().add(start * nr);
-            multiply::<V>(end - start, n, v.as_ptr().add(start * n), scores.as_ptr(), to, !first);
+            let v = v.as_ptr().add(start * keys);
+            multiply::<V, BF16>(end - start, keys, v, scores.as_ptr(), to, !first);
         }
     }
 }
@@ -297,12 +419,12 @@ fn hide(scores: &mut [f32], nr: usize, seen: isize, value: f32) {
     }
 }
 
-/// `to[r][..] = or += Σₖ a[k][r] · b[k][..]`; rows of `b` and `to` are two vectors wide.
+/// `to[r][..] = or += Σₖ a[k][r] · b[k][..]` of values or words of two bf16; rows of `b` and `to` are two vectors wide.
 ///
 /// # Safety
 /// `depth · height` values of `a`, `depth` rows of `b` and `height` rows of `to` must be there.
 #[inline(always)]
-unsafe fn multiply<V: Lanes>(
+unsafe fn multiply<V: Words, const BF16: bool>(
     height: usize,
     depth: usize,
     a: *const f32,
@@ -314,7 +436,7 @@ unsafe fn multiply<V: Lanes>(
         ($($n:literal)*) => {
             match height {
                 // SAFETY: the caller's promises.
-                $($n if $n <= rows(V::LEVEL) => unsafe { tile_of::<V, $n>(depth, a, b, to, add) },)*
+                $($n if $n <= rows(V::LEVEL) => unsafe { tile_of::<V, BF16, $n>(depth, a, b, to, add) },)*
                 _ => unreachable!("a tile has at most {} rows", rows(V::LEVEL)),
             }
         };
@@ -323,7 +445,7 @@ unsafe fn multiply<V: Lanes>(
 }
 
 #[inline(always)]
-unsafe fn tile_of<V: Lanes, const ROWS: usize>(
+unsafe fn tile_of<V: Words, const BF16: bool, const ROWS: usize>(
     depth: usize,
     mut a: *const f32,
     mut b: *const f32,
@@ -337,16 +459,23 @@ unsafe fn tile_of<V: Lanes, const ROWS: usize>(
             let right = [V::load(b), V::load(b.add(V::WIDTH))];
             for (r, sum) in sum.iter_mut().enumerate() {
                 let left = V::splat(*a.add(r));
-                sum[0] = left.mul_add(right[0], sum[0]);
-                sum[1] = left.mul_add(right[1], sum[1]);
+                if BF16 {
+                    sum[0] = sum[0].dot_bf16(left, right[0]);
+                    sum[1] = sum[1].dot_bf16(left, right[1]);
+                } else {
+                    sum[0] = left.mul_add(right[0], sum[0]);
+                    sum[1] = left.mul_add(right[1], sum[1]);
+                }
             }
             a = a.add(ROWS);
             b = b.add(2 * V::WIDTH);
         }
-        for (i, sum) in sum.iter().flatten().enumerate() {
-            let to = to.add(i * V::WIDTH);
-            let sum = if add { V::load(to).add(*sum) } else { *sum };
-            sum.store(to);
+        for (r, sum) in sum.iter().enumerate() {
+            for (h, sum) in sum.iter().enumerate() {
+                let to = to.add((2 * r + h) * V::WIDTH);
+                let sum = if add { V::load(to).add(*sum) } else { *sum };
+                sum.store(to);
+            }
         }
     }
 }

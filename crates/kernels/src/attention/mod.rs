@@ -4,10 +4,14 @@
 //! Queries stand in the lanes of vectors: a block of scores is `keys · queriesᵀ`, its softmax goes down the keys without
 //! a sum across lanes, and the block, as it is, is the right operand of `valuesᵀ · scores`. Every width of a head is
 //! a number of rows, so none is filled up. Keys and values are packed once per head, for all queries.
+//!
+//! In bf16 both products read words of two values, rounded to 8 significant bits: two channels of a query and a key, two
+//! keys' probabilities and values. Scores, maxima and sums stay f32.
 
 mod block;
 
 use crate::buffer::Buffer;
+use crate::gemm::Precision;
 use crate::share::{Shared, each};
 use block::{Keys, Work};
 
@@ -47,7 +51,7 @@ pub struct Attention<'a> {
 /// If a length does not fit the shapes, or there are no keys.
 pub fn attention(shape: Attention, q: &[f32], k: &[f32], v: &[f32], out: &mut [f32]) {
     let Attention { batch, heads, dim, queries, keys, scale, causal, add, mask } = shape;
-    let queries = Queries { batch, heads, dim, queries, scale, causal };
+    let queries = Queries { batch, heads, dim, queries, scale, causal, precision: Precision::F32 };
     let set = KeySet { k, v, keys, weight: add.unwrap_or(1.0), mask };
     run(&queries, q, &[set], add.is_some(), out);
 }
@@ -67,6 +71,20 @@ pub struct Queries {
     pub scale: f32,
     /// Each query sees only keys up to its own position.
     pub causal: bool,
+    /// Of the products' operands: f32, or bf16, which is also meant by int8. Causal attention is always f32.
+    pub precision: Precision,
+}
+
+impl Queries {
+    /// Whether the products read words of two bf16.
+    fn paired(&self) -> bool {
+        self.precision != Precision::F32 && !self.causal
+    }
+
+    /// Words of `n` values that are summed over.
+    fn words(&self, n: usize) -> usize {
+        if self.paired() { n.div_ceil(2) } else { n }
+    }
 }
 
 /// One set of keys and values, `[batch, keys, heads · dim]`, with a softmax of its own.
@@ -95,7 +113,8 @@ pub fn attention_over(queries: &Queries, q: &[f32], sets: &[KeySet], out: &mut [
 /// Bytes that attention needs beside its operands and its output, on so many threads; `keys` of all sets.
 pub fn scratch_bytes(queries: &Queries, keys: usize, threads: usize) -> usize {
     let Queries { batch, heads, dim, .. } = *queries;
-    4 * (batch * heads * keys * dim * 2 + threads * Work::values(dim))
+    let packed = keys * queries.words(dim) + queries.words(keys) * dim;
+    4 * (batch * heads * packed + threads * Work::values(dim))
 }
 
 fn run(shape: &Queries, q: &[f32], sets: &[KeySet], add: bool, out: &mut [f32]) {
@@ -116,11 +135,12 @@ fn run(shape: &Queries, q: &[f32], sets: &[KeySet], add: bool, out: &mut [f32]) 
         let (b, h) = (head / heads, head % heads);
         let first = g * group;
         let count = group.min(queries - first);
-        let mut work = Work::new(dim);
+        let mut work = Work::new(dim, shape.paired());
         let at = (b * queries + first) * width + h * dim;
         work.load(&q[at..], width, count, shape.scale);
         for (i, (set, (k, v))) in sets.iter().zip(&packed).enumerate() {
-            let all = head * set.keys * dim..(head + 1) * set.keys * dim;
+            let (k_words, v_words) = (set.keys * shape.words(dim), shape.words(set.keys) * dim);
+            let (k, v) = (&k[head * k_words..][..k_words], &v[head * v_words..][..v_words]);
             work.begin();
             for start in (0..set.keys).step_by(KEYS) {
                 let n = KEYS.min(set.keys - start);
@@ -128,10 +148,9 @@ fn run(shape: &Queries, q: &[f32], sets: &[KeySet], add: bool, out: &mut [f32]) 
                 if shape.causal && start >= first + count {
                     break;
                 }
-                let part = start * dim..(start + n) * dim;
                 let keys = Keys {
-                    k: &k[all.clone()][part.clone()],
-                    v: &v[all.clone()][part],
+                    k: &k[start * shape.words(dim)..][..n * shape.words(dim)],
+                    v: &v[shape.words(start) * dim..][..shape.words(n) * dim],
                     n,
                     // Lane l of panel p sees the keys up to this one plus its place.
                     seen: shape.causal.then_some(first as isize - start as isize),
@@ -150,19 +169,27 @@ fn pack(shape: &Queries, set: &KeySet) -> (Buffer, Buffer) {
     let Queries { batch, heads, dim, .. } = *shape;
     let (width, keys) = (heads * dim, set.keys);
     let blocks = keys.div_ceil(KEYS);
-    let mut k = Buffer::stale(batch * keys * width);
-    let mut v = Buffer::stale(batch * keys * width);
+    let (k_words, v_words) = (keys * shape.words(dim), shape.words(keys) * dim);
+    let mut k = Buffer::stale(batch * heads * k_words);
+    let mut v = Buffer::stale(batch * heads * v_words);
     let (to_k, to_v) = (Shared::new(&mut k), Shared::new(&mut v));
     each(batch * heads * blocks, |i| {
         let (head, block) = (i / blocks, i % blocks);
         let start = block * KEYS;
         let n = KEYS.min(keys - start);
         let from = (head / heads * keys + start) * width + head % heads * dim;
-        let at = (head * keys + start) * dim;
+        let k_at = head * k_words + start * shape.words(dim);
+        let v_at = head * v_words + shape.words(start) * dim;
         // SAFETY: the parts of heads and blocks do not overlap.
-        let (to_k, to_v) = unsafe { (to_k.part(at, n * dim), to_v.part(at, n * dim)) };
-        block::pack_keys(&set.k[from..], width, n, dim, to_k);
-        block::pack_values(&set.v[from..], width, n, dim, to_v);
+        let (to_k, to_v) =
+            unsafe { (to_k.part(k_at, n * shape.words(dim)), to_v.part(v_at, shape.words(n) * dim)) };
+        if shape.paired() {
+            block::pack_keys_bf16(&set.k[from..], width, n, dim, to_k);
+            block::pack_values_bf16(&set.v[from..], width, n, dim, to_v);
+        } else {
+            block::pack_keys(&set.k[from..], width, n, dim, to_k);
+            block::pack_values(&set.v[from..], width, n, dim, to_v);
+        }
     });
     (k, v)
 }

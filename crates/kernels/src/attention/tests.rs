@@ -1,4 +1,5 @@
 use super::*;
+use Precision::{Bf16, F32};
 use crate::gemm::tests::{at_every_level, noise};
 
 #[test]
@@ -66,7 +67,7 @@ fn equals_the_definition() {
 /// Sets of one attention beside the sum of attentions, at every level.
 #[test]
 fn sets_are_summed() {
-    let queries = Queries { batch: 2, heads: 3, dim: 40, queries: 150, scale: 0.3, causal: false };
+    let queries = Queries { batch: 2, heads: 3, dim: 40, queries: 150, scale: 0.3, causal: false, precision: F32 };
     let width = queries.heads * queries.dim;
     let q = noise(queries.batch * queries.queries * width, 1);
     let mask: Vec<f32> = (0..queries.queries).map(|i| (i % 3) as f32 * 0.5).collect();
@@ -81,7 +82,7 @@ fn sets_are_summed() {
     at_every_level(|level| {
         let mut want = vec![0.0; q.len()];
         for (i, (keys, k, v)) in sets.iter().enumerate() {
-            let Queries { batch, heads, dim, queries, scale, causal } = queries;
+            let Queries { batch, heads, dim, queries, scale, causal, .. } = queries;
             let (keys, add, mask) = (*keys, Some(weights[i]), masks[i]);
             let shape = Attention { batch, heads, dim, queries, keys, scale, causal, add, mask };
             attention(shape, &q, k, v, &mut want);
@@ -100,10 +101,63 @@ fn sets_are_summed() {
     });
 }
 
+/// In bf16: the distance from f32, and the same at every level up to the order in which a level adds.
+#[test]
+fn bf16_is_close_to_f32() {
+    for (dim, queries, keys) in [(40, 150, 450), (64, 33, 77), (1, 5, 1), (13, 65, 225), (160, 40, 224)] {
+        let of = |precision| Queries { batch: 2, heads: 2, dim, queries, scale: 0.3, causal: false, precision };
+        let (q, k) = (noise(4 * queries * dim, 1), noise(4 * keys * dim, 2));
+        let v: Vec<f32> = noise(4 * keys * dim, 3).iter().map(|v| v + 0.5).collect();
+        let set = KeySet { k: &k, v: &v, keys, weight: 1.0, mask: None };
+        let run = |precision| {
+            let mut out = vec![f32::NAN; q.len()];
+            attention_over(&of(precision), &q, &[set], &mut out);
+            out
+        };
+        let distance = |a: &[f32], b: &[f32]| {
+            let square: f64 = a.iter().zip(b).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum();
+            (square / b.iter().map(|b| (*b as f64).powi(2)).sum::<f64>()).sqrt()
+        };
+        let first = std::cell::RefCell::new(None);
+        at_every_level(|level| {
+            let (narrow, wide) = (run(Bf16), run(F32));
+            let error = distance(&narrow, &wide);
+            println!("{level:?} {dim} {queries} {keys}: {error:.1e}");
+            assert!(error < 5e-3, "{level:?} {dim} {queries} {keys}: {error}");
+            assert!(keys == 1 || error > 1e-5, "operands were rounded");
+            let mut first = first.borrow_mut();
+            let first = first.get_or_insert_with(|| narrow.clone());
+            // Probabilities that fall on the other side of a rounding.
+            assert!(distance(&narrow, first) < 5e-4, "{level:?} {dim}: {:.1e}", distance(&narrow, first));
+        });
+    }
+}
+
+/// Causal attention has no form in bf16.
+#[test]
+fn causal_attention_stays_f32() {
+    let _fixed_level = crate::gemm::tests::fixed_level();
+    let (q, k, v) = (noise(50 * 8, 1), noise(50 * 8, 2), noise(50 * 8, 3));
+    let run = |precision| {
+        let shape = Queries { batch: 1, heads: 1, dim: 8, queries: 50, scale: 0.3, causal: true, precision };
+        let mut out = vec![f32::NAN; q.len()];
+        let set = KeySet { k: &k, v: &v, keys: 50, weight: 1.0, mask: None };
+        attention_over(&shape, &q, &[set], &mut out);
+        out
+    };
+    assert_eq!(run(Bf16), run(F32));
+}
+
 #[test]
 fn threads_do_not_change_a_bit() {
+    for precision in [F32, Bf16] {
+        threads_do_not_change(precision);
+    }
+}
+
+fn threads_do_not_change(precision: Precision) {
     let _fixed_level = crate::gemm::tests::fixed_level();
-    let queries = Queries { batch: 1, heads: 2, dim: 24, queries: 333, scale: 0.2, causal: false };
+    let queries = Queries { batch: 1, heads: 2, dim: 24, queries: 333, scale: 0.2, causal: false, precision };
     let n = queries.queries * queries.heads * queries.dim;
     let (q, k, v) = (noise(n, 1), noise(n, 2), noise(n, 3));
     let run = |threads: usize| {
@@ -121,7 +175,7 @@ fn threads_do_not_change_a_bit() {
 /// Scores so large that a softmax without its running maximum would overflow, rising over the blocks of keys.
 #[test]
 fn large_scores_do_not_overflow() {
-    let shape = Queries { batch: 1, heads: 1, dim: 1, queries: 3, scale: 1.0, causal: false };
+    let shape = Queries { batch: 1, heads: 1, dim: 1, queries: 3, scale: 1.0, causal: false, precision: F32 };
     let keys = 3 * KEYS + 5;
     let k: Vec<f32> = (0..keys).map(|i| i as f32).collect();
     let v: Vec<f32> = (0..keys).map(|i| (i % 7) as f32).collect();

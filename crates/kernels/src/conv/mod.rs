@@ -1,13 +1,14 @@
 //! Convolution, channels-last: by Winograd's algorithms where the kernel is 3×3 and the stride 1, else as an implicit
-//! matrix product.
+//! matrix product. In bf16 and int8 Winograd's operands have 16 bits; implicit products are f32 always.
 
 mod implicit;
 mod winograd;
 
 use crate::buffer::Buffer;
+use crate::gemm::Precision;
 use crate::norm::Affine;
 use crate::{Weight, gemm};
-use winograd::Variant;
+use winograd::{Format, Variant};
 
 /// Shapes of one convolution. Input `[batch, height, width, inputs]`, weights `[outputs, inputs, kernel, kernel]`
 /// as checkpoints store them, output `[batch, out_height(), out_width(), outputs]`.
@@ -102,7 +103,7 @@ pub fn conv2d(
     out: &mut [f32],
 ) {
     let input = Input { data: x, affine: None, silu: false };
-    conv2d_fused(conv, &input, weight, &Epilogue { bias, residual, picture: None }, out);
+    conv2d_fused(conv, Precision::F32, &input, weight, &Epilogue { bias, residual, picture: None }, out);
 }
 
 /// How a convolution is computed.
@@ -126,12 +127,19 @@ impl Algorithm {
     }
 }
 
-/// The same, with a group norm and an activation on the way in and more on the way out.
+/// The same in a precision, with a group norm and an activation on the way in and more on the way out.
 ///
 /// # Panics
 /// If a length does not fit the shapes, or kernel or stride is 0.
-pub fn conv2d_fused(conv: Conv, x: &Input, weight: Weight, epilogue: &Epilogue, out: &mut [f32]) {
-    conv2d_by(choose(&conv), conv, x, weight, epilogue, out);
+pub fn conv2d_fused(
+    conv: Conv,
+    precision: Precision,
+    x: &Input,
+    weight: Weight,
+    epilogue: &Epilogue,
+    out: &mut [f32],
+) {
+    conv2d_by(choose(&conv), precision, conv, x, weight, epilogue, out);
 }
 
 /// The fastest algorithm by measurement (`benches/README.md`). It depends on the picture's shape, never on the batch, so
@@ -147,12 +155,17 @@ pub fn choose(conv: &Conv) -> Algorithm {
 
 /// Bytes that a convolution needs beside input and output on so many threads, the packed operands of implicit
 /// products not counted. `normed` says whether it normalises its input.
-pub fn scratch_bytes(conv: &Conv, normed: bool, threads: usize) -> usize {
+pub fn scratch_bytes(conv: &Conv, precision: Precision, normed: bool, threads: usize) -> usize {
     match choose(conv).variant() {
-        Some(variant) => 4 * winograd::scratch(*conv, variant, threads),
+        Some(variant) => 4 * winograd::scratch(*conv, variant, format(precision), threads),
         None if normed => 4 * conv.batch * conv.height * conv.width * conv.inputs,
         None => 0,
     }
+}
+
+/// The format of Winograd's operands: 16 bits wherever less than f32 is asked for.
+fn format(precision: Precision) -> Format {
+    if precision == Precision::F32 { Format::F32 } else { Format::I16 }
 }
 
 /// [`conv2d_fused`] by a given algorithm: for tests and measurements.
@@ -161,6 +174,7 @@ pub fn scratch_bytes(conv: &Conv, normed: bool, threads: usize) -> usize {
 /// As [`conv2d_fused`], and if the algorithm cannot compute this shape.
 pub fn conv2d_by(
     algorithm: Algorithm,
+    precision: Precision,
     conv: Conv,
     x: &Input,
     weight: Weight,
@@ -182,7 +196,7 @@ pub fn conv2d_by(
     }
     if let Some(variant) = algorithm.variant() {
         assert!(conv.kernel == 3 && conv.stride == 1, "Winograd's algorithms are for kernel 3, stride 1");
-        return winograd::run(conv, variant, x, weight, epilogue, out);
+        return winograd::run(conv, variant, format(precision), x, weight, epilogue, out);
     }
     let mut normal = None;
     if let Some(affine) = x.affine {

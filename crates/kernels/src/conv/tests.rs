@@ -1,4 +1,5 @@
 use super::*;
+use Precision::{Bf16, F32};
 use crate::gemm::tests::{at_every_level, noise};
 
 const BASE: Conv = Conv {
@@ -88,7 +89,7 @@ fn every_algorithm_equals_the_definition() {
                     };
                     let input = Input { data: &x, affine: None, silu: false };
                     let mut got = vec![f32::NAN; conv.batch * n];
-                    conv2d_by(algorithm, conv, &input, Weight::from_f32(&w), &epilogue, &mut got);
+                    conv2d_by(algorithm, F32, conv, &input, Weight::from_f32(&w), &epilogue, &mut got);
                     for (i, g) in got.iter().enumerate() {
                         let o = i % conv.outputs;
                         let at = |v: Option<&[f32]>, i: usize| v.map_or(0.0, |v| v[i] as f64);
@@ -110,6 +111,7 @@ fn every_algorithm_equals_the_definition() {
 
 #[test]
 fn norm_and_activation_on_the_way_in() {
+    let _fixed_level = crate::gemm::tests::fixed_level();
     let conv = Conv { inputs: 36, height: 9, ..BASE };
     let x = noise(conv.batch * conv.height * conv.width * conv.inputs, 1);
     let w = noise(conv.outputs * conv.inputs * 9, 2);
@@ -122,7 +124,7 @@ fn norm_and_activation_on_the_way_in() {
         for algorithm in algorithms(&conv) {
             let mut got = vec![f32::NAN; want.len()];
             let input = Input { data: &x, affine: Some(&affine), silu };
-            conv2d_by(algorithm, conv, &input, Weight::from_f32(&w), &Epilogue::default(), &mut got);
+            conv2d_by(algorithm, F32, conv, &input, Weight::from_f32(&w), &Epilogue::default(), &mut got);
             for (g, want) in got.iter().zip(&want) {
                 assert!((*g as f64 - want).abs() < 1e-4, "{algorithm:?} {silu}: {g} {want}");
             }
@@ -138,22 +140,33 @@ fn errors_keep_to_their_bounds() {
     let w = noise(conv.outputs * conv.inputs * 9, 2);
     let want = definition(&conv, &wide(&x), &w);
     at_every_level(|level| {
-        for (algorithm, bound) in
-            [(Algorithm::Implicit, 1e-6), (Algorithm::Winograd2, 1e-6), (Algorithm::Winograd4, 3e-6)]
-        {
+        for (algorithm, precision, bound) in [
+            (Algorithm::Implicit, F32, 1e-6),
+            (Algorithm::Winograd2, F32, 1e-6),
+            (Algorithm::Winograd4, F32, 3e-6),
+            (Algorithm::Winograd2, Bf16, 2.5e-3),
+            (Algorithm::Winograd4, Bf16, 2.5e-3),
+        ] {
             let mut got = vec![0.0; want.len()];
             let input = Input { data: &x, affine: None, silu: false };
-            conv2d_by(algorithm, conv, &input, Weight::from_f32(&w), &Epilogue::default(), &mut got);
+            conv2d_by(algorithm, precision, conv, &input, Weight::from_f32(&w), &Epilogue::default(), &mut got);
             let difference: f64 = got.iter().zip(&want).map(|(g, w)| (*g as f64 - w).powi(2)).sum();
             let error = (difference / want.iter().map(|w| w * w).sum::<f64>()).sqrt();
-            println!("{level:?} {algorithm:?}: {error:.1e}");
-            assert!(error < bound, "{level:?} {algorithm:?}: {error:.1e}");
+            println!("{level:?} {algorithm:?} {precision:?}: {error:.1e}");
+            assert!(error < bound, "{level:?} {algorithm:?} {precision:?}: {error:.1e}");
+            assert!(precision == F32 || error > 1e-5, "operands were rounded");
         }
     });
 }
 
 #[test]
 fn threads_and_batches_do_not_change_a_bit() {
+    for precision in [F32, Bf16] {
+        threads_and_batches_do_not_change(precision);
+    }
+}
+
+fn threads_and_batches_do_not_change(precision: Precision) {
     let _fixed_level = crate::gemm::tests::fixed_level();
     for algorithm in algorithms(&BASE) {
         let conv = Conv { height: 40, width: 45, inputs: 70, ..BASE };
@@ -164,7 +177,7 @@ fn threads_and_batches_do_not_change_a_bit() {
             let mut out = vec![0.0; conv.batch * conv.out_height() * conv.out_width() * conv.outputs];
             let input = Input { data: x, affine: None, silu: false };
             pool.install(|| {
-                conv2d_by(algorithm, conv, &input, Weight::from_f32(&w), &Epilogue::default(), &mut out)
+                conv2d_by(algorithm, precision, conv, &input, Weight::from_f32(&w), &Epilogue::default(), &mut out)
             });
             out
         };
@@ -174,4 +187,67 @@ fn threads_and_batches_do_not_change_a_bit() {
         let second = run(3, Conv { batch: 1, ..conv }, &x[x.len() / 2..]);
         assert_eq!(one[one.len() / 2..], second[..]);
     }
+}
+
+/// The distance of the 16-bit forms from f32, over every shape; nothing depends on the size of the values.
+#[test]
+fn sixteen_bits_are_close_to_f32() {
+    for conv in [
+        BASE,
+        Conv { upsample: true, height: 1, width: 9, inputs: 16, outputs: 64, ..BASE },
+        Conv { height: 16, width: 12, inputs: 32, outputs: 32, ..BASE },
+        Conv { height: 1, width: 1, inputs: 1, outputs: 1, ..BASE },
+        Conv { height: 33, width: 21, inputs: 130, outputs: 3, batch: 1, ..BASE },
+        Conv { height: 9, width: 4, inputs: 700, outputs: 33, batch: 1, ..BASE },
+        Conv { height: 70, width: 66, inputs: 330, outputs: 40, batch: 1, ..BASE },
+    ] {
+        let x: Vec<f32> = noise(conv.batch * conv.height * conv.width * conv.inputs, 1);
+        let w = noise(conv.outputs * conv.inputs * 9, 2);
+        let n = conv.batch * conv.out_height() * conv.out_width() * conv.outputs;
+        let (bias, residual) = (noise(conv.outputs, 3), noise(n, 4));
+        for algorithm in [Algorithm::Winograd2, Algorithm::Winograd4] {
+            let run = |precision, x: &[f32]| {
+                let mut out = vec![f32::NAN; n];
+                let input = Input { data: x, affine: None, silu: false };
+                let epilogue = Epilogue { bias: Some(&bias), residual: Some(&residual), picture: None };
+                conv2d_by(algorithm, precision, conv, &input, Weight::from_f32(&w), &epilogue, &mut out);
+                out
+            };
+            for size in [1e-3, 1.0, 1e4] {
+                let x: Vec<f32> = x.iter().map(|v| v * size).collect();
+                at_every_level(|level| {
+                    let (narrow, wide) = (run(Precision::Int8, &x), run(F32, &x));
+                    let apart: f64 = narrow.iter().zip(&wide).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum();
+                    let all = wide.iter().map(|b| (*b as f64).powi(2)).sum::<f64>();
+                    let error = (apart / all).sqrt();
+                    assert!(error < 3e-3, "{level:?} {algorithm:?} {conv:?} {size}: {error:.1e}");
+                });
+            }
+        }
+    }
+}
+
+/// The largest sums that 16-bit operands can have stay within 32 bits, and what is not finite does not pass for a number.
+#[test]
+fn sixteen_bits_at_their_limits() {
+    let conv = Conv { batch: 1, height: 6, width: 6, inputs: 512, outputs: 2, ..BASE };
+    let w: Vec<f32> = (0..conv.outputs * conv.inputs * 9).map(|i| if i < conv.inputs * 9 { 1.0 } else { -1.0 }).collect();
+    let run = |x: &[f32]| {
+        let mut out = vec![f32::NAN; 36 * 2];
+        let input = Input { data: x, affine: None, silu: false };
+        let weight = Weight::from_f32(&w);
+        conv2d_by(Algorithm::Winograd4, Bf16, conv, &input, weight, &Epilogue::default(), &mut out);
+        out
+    };
+    at_every_level(|level| {
+        let mut x = vec![1f32; 36 * conv.inputs];
+        let out = run(&x);
+        // In the middle all nine taps meet a one.
+        let (more, less) = (out[(2 * 6 + 2) * 2], out[(2 * 6 + 2) * 2 + 1]);
+        assert!((more - 4608.0).abs() < 10.0 && (less + 4608.0).abs() < 10.0, "{level:?}: {more} {less}");
+        x[7 * conv.inputs] = f32::NAN;
+        assert!(run(&x)[(6 + 1) * 2].is_nan(), "{level:?}");
+        x[7 * conv.inputs] = f32::INFINITY;
+        assert!(!run(&x)[(6 + 1) * 2].is_finite(), "{level:?}");
+    });
 }

@@ -20,7 +20,7 @@ mod scalar;
 pub(crate) use finish::Epilogue;
 pub use finish::Then;
 use finish::{Tile, finish};
-pub(crate) use pack::Rows;
+pub(crate) use pack::{Rows, pack_bf16};
 pub use packed::Packed;
 
 use crate::Weight;

@@ -76,6 +76,15 @@ fn interleave_rows<'a>(rows: usize, stride: usize, out: &mut [f32], row: impl Fn
     }
 }
 
+/// Rows of `k` values, rounded to bf16, as words of two: `[⌈k / 2⌉][rows]`.
+pub(crate) fn pack_bf16<'a>(rows: usize, k: usize, out: &mut [f32], row: impl Fn(usize) -> &'a [f32]) {
+    interleave_made(rows, k.div_ceil(2), rows, out, |r, made| {
+        let (x, made) = (row(r), halves(made));
+        made[x.len()..].fill(0);
+        narrow(x, made);
+    });
+}
+
 /// Words as the halves they hold.
 fn halves(words: &mut [f32]) -> &mut [u16] {
     // SAFETY: any four bytes of an f32 are two u16, with weaker alignment.
@@ -180,13 +189,8 @@ impl Left for Bf16Rows<'_> {
     const PRECISION: Precision = Precision::Bf16;
 
     fn pack(&self, kb: usize, m0: usize, rows: usize, out: &mut [f32]) {
-        let words = self.0.block(kb, m0, 2).len().div_ceil(2);
-        interleave_made(rows, words, rows, out, |r, row| {
-            let x = self.0.block_and_next(kb, m0 + r, rows, 2);
-            let row = halves(row);
-            row[x.len()..].fill(0);
-            narrow(x, row);
-        });
+        let k = self.0.block(kb, m0, 2).len();
+        pack_bf16(rows, k, out, |r| self.0.block_and_next(kb, m0 + r, rows, 2));
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn fixed_level() -> std::sync::RwLockReadGuard<'static, ()> {
     LEVEL.read().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Runs a test at each level that this machine has.
+/// Runs a test at each level that this machine has, and with all that it has beside.
 pub(crate) fn at_every_level(test: impl Fn(Level)) {
     for level in [Level::Scalar, Level::Avx2, Level::Avx512] {
         if level > detected() {
@@ -34,6 +34,8 @@ pub(crate) fn at_every_level(test: impl Fn(Level)) {
         test(level);
         force(None);
     }
+    let _best = LEVEL.read().unwrap_or_else(|e| e.into_inner());
+    test(detected());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::trunk::{Counter, Pass};
 use super::{KeyValue, LevelConfig, UNetConfig};
 use crate::error::ModelError;
-use crate::layers::{Around, Attended, Conv2d, GroupNorm, LayerNorm, Linear, Precision, attend, attend_over};
+use crate::layers::{Around, Attended, Conv2d, GroupNorm, LayerNorm, Linear, Precision, attend_over};
 use crate::load::Loader;
 use crate::tensor::Tensor;
 use std::fmt::Arguments;
@@ -128,7 +128,8 @@ impl Transformer {
         }
         let a = &self.self_attention;
         let KeyValue { k, v } = a.key_value(&n);
-        let mut attended = attend(&a.q.forward(&n), &k, &v, a.heads, false);
+        let own = Attended { k: &k, v: &v, weight: 1.0, mask: None };
+        let mut attended = attend_over(&a.q.forward(&n), &[own], a.heads, a.q.precision());
         if let Some(windows) = &windows {
             attended = windows.join(&attended);
         }
@@ -144,7 +145,7 @@ impl Transformer {
             Attended { k, v, weight: branch.weight, mask }
         });
         let sets: Vec<Attended> = std::iter::once(text).chain(images).collect();
-        let attended = attend_over(&q, &sets, a.heads);
+        let attended = attend_over(&q, &sets, a.heads, a.q.precision());
         let x = a.out.forward_add(&attended, &x);
         seen("after_attn2", &x);
         let h = self.feed_in.forward_gate(&self.norm3.forward(&x));

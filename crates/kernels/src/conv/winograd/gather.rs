@@ -7,7 +7,7 @@ use crate::conv::Input;
 use crate::norm::normalise;
 use std::ops::Range;
 
-/// The pixels under one row of tiles, with their neighbours: `[rows][pixels][channels]`.
+/// The pixels under some tiles of one row, with their neighbours: `[rows][pixels][channels]`.
 pub(super) struct Strip {
     pixels: Buffer,
     /// Values between two rows.
@@ -19,13 +19,14 @@ pub(super) struct Strip {
 }
 
 impl Strip {
-    /// Gathers some chunks of the channels of row of tiles `strip`, counted over all pictures.
-    pub fn gather(t: &Tiling, strip: usize, chunks: Range<usize>, x: &Input) -> Self {
+    /// Gathers some chunks of the channels of some tiles of row of tiles `strip`, counted over all pictures.
+    pub fn gather(t: &Tiling, strip: usize, tiles: Range<usize>, chunks: Range<usize>, x: &Input) -> Self {
         let m = t.variant.outputs();
         let pixel = chunks.len() * CHUNK;
-        let wide = t.wide * m + 2;
+        let wide = tiles.len() * m + 2;
         let row = wide * pixel;
         let mut pixels = Buffer::stale(t.share());
+        let left = tiles.start * m;
         let c = &t.conv;
         let (b, top) = (strip / t.high, strip % t.high * m);
         let (height, width) = c.virtual_size();
@@ -44,7 +45,7 @@ impl Strip {
             }
             let from = (b * c.height + (y >> shift)) * c.width;
             for (i, to) in to.chunks_exact_mut(pixel).enumerate() {
-                let i = i.wrapping_sub(c.pad_before);
+                let i = (left + i).wrapping_sub(c.pad_before);
                 if i >= width {
                     to.fill(0.0);
                     continue;
@@ -63,7 +64,7 @@ impl Strip {
         Strip { pixels, row, pixel, step: m }
     }
 
-    /// The first value of one chunk of tile `i`.
+    /// The first value of one chunk of the `i`th of the tiles.
     pub fn tile(&self, i: usize, chunk: usize) -> *const f32 {
         self.pixels[i * self.step * self.pixel + chunk * CHUNK..].as_ptr()
     }

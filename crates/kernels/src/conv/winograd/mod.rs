@@ -6,11 +6,15 @@
 //! transform back and finish. Filters are transformed anew for each block: beside the products that costs a few
 //! percent, and a second copy of the weights, four times as large, never exists.
 //!
+//! In f32, or with the transformed operands as whole numbers of 16 bits ([`sixteen`]), which takes half of the time.
+//!
 //! Errors against f64, relative in the L2 norm over random pictures and filters of up to 320 channels (tested): below
-//! 1e-6 for F(2×2), 3e-6 for F(4×4), where the definition in f32 has about 3e-7.
+//! 1e-6 for F(2×2), 3e-6 for F(4×4), where the definition in f32 has about 3e-7; with 16 bits below 2.5e-3 for both, which is
+//! what the definition has with operands in bf16.
 
 mod filters;
 mod gather;
+mod sixteen;
 mod tile;
 mod transforms;
 
@@ -21,6 +25,7 @@ use crate::lanes::{Lanes, on_lanes};
 use crate::level::level;
 use crate::share::{Shared, each};
 use gather::Strip;
+use std::ops::Range;
 use tile::CHUNK;
 use transforms::{Algorithm, F2, F4, MOST};
 
@@ -51,20 +56,43 @@ impl Variant {
     }
 }
 
-/// Transformed inputs alive at a time, in values: 12 MiB, so that they stay in the last-level cache.
+/// Number format of the transformed operands; sums and results are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    /// Single precision.
+    F32,
+    /// Whole numbers of 16 bits, see [`sixteen`].
+    I16,
+}
+
+impl Format {
+    /// Words that `n` values take.
+    fn words(self, n: usize) -> usize {
+        match self {
+            Format::F32 => n,
+            Format::I16 => n / 2,
+        }
+    }
+}
+
+/// Transformed inputs alive at a time, in words: 12 MiB, so that they stay in the last-level cache.
 const BLOCK: usize = 3 << 20;
-/// Tiles of one task: their sums are 36 · 32 · 4 bytes each, 1 MiB in all.
+/// Tiles whose sums are alive in one task: 36 · 32 · 4 bytes each, 1 MiB in all.
 const TASK: usize = 224;
-/// Chunks of channels that are gathered and transformed by one task.
+/// Chunks of channels that are gathered and transformed by one task in f32.
 const GROUP: usize = 4;
+/// Pixels that are gathered by one task in i16, all their channels: half of a second-level cache.
+const GATHERED: usize = 128 << 10;
 /// Channels whose filters are transformed at a time: 36 · 320 · 32 · 4 bytes = 1.5 MB.
 const DEPTH: usize = 320;
+const _: () = assert!(DEPTH <= sixteen::MOST_CHANNELS);
 
 /// The tiles of one convolution.
 #[derive(Clone, Copy)]
 struct Tiling {
     conv: Conv,
     variant: Variant,
+    format: Format,
     /// Rows of tiles of one picture.
     high: usize,
     /// Tiles of one row.
@@ -73,25 +101,34 @@ struct Tiling {
     chunks: usize,
     /// Rows of the micro-kernel.
     mr: usize,
+    /// Columns of the micro-kernel.
+    nr: usize,
 }
 
 impl Tiling {
-    fn of(conv: Conv, variant: Variant) -> Self {
+    fn of(conv: Conv, variant: Variant, format: Format) -> Self {
         let m = variant.outputs();
         Tiling {
             conv,
             variant,
+            format,
             high: conv.out_height().div_ceil(m),
             wide: conv.out_width().div_ceil(m),
             chunks: conv.inputs.div_ceil(CHUNK),
             mr: tile::rows(level()),
+            nr: tile::columns(level()),
         }
+    }
+
+    /// Words of one row of the left operand in one chunk.
+    fn chunk(&self) -> usize {
+        self.format.words(CHUNK)
     }
 
     /// Rows of tiles that are done together: equal parts of all that keep to the limit.
     fn strips_per_block(&self) -> usize {
         let strips = self.conv.batch * self.high;
-        let per_strip = self.wide * self.variant.products() * self.chunks * CHUNK;
+        let per_strip = self.wide * self.variant.products() * self.chunks * self.chunk();
         strips.div_ceil(strips.div_ceil((BLOCK / per_strip).max(1)))
     }
 
@@ -100,19 +137,54 @@ impl Tiling {
         self.chunks.div_ceil(self.chunks.div_ceil(DEPTH / CHUNK))
     }
 
-    /// Values of memory that a task of either kind takes: all alike, so that each finds what the one before gave back.
-    fn share(&self) -> usize {
-        let (products, nr) = (self.variant.products(), tile::columns(level()));
-        let strip =
-            self.variant.inputs() * (self.wide * self.variant.outputs() + 2) * GROUP.min(self.chunks) * CHUNK;
-        let tiles = (TASK + 2 * self.mr).min(self.strips_per_block() * self.wide);
-        strip.max(filters::plane(self.depth(), nr) * products + tiles * products * nr)
+    /// Values between two products of a tile's inputs before they become i16.
+    fn input_plane(&self) -> usize {
+        (self.chunks + 1) * CHUNK
     }
 
-    /// Values between two products of the same tile in `blocks` blocks of rows: a line more than they take, so that
+    /// Tiles of a row that are gathered by one task in i16: equal parts of all.
+    fn gathered(&self) -> usize {
+        let column = self.variant.inputs() * self.variant.outputs() * self.chunks * CHUNK;
+        self.wide.div_ceil(self.wide.div_ceil((GATHERED / column).max(1)))
+    }
+
+    /// Words between two products of the filters of `chunks` chunks.
+    fn filter_plane(&self, chunks: usize) -> usize {
+        self.format.words(chunks * CHUNK) * self.nr + self.nr
+    }
+
+    /// Words of the filters of all products for one depth, their factors included.
+    fn filters(&self) -> usize {
+        let factors = if self.format == Format::I16 { self.nr } else { 0 };
+        self.variant.products() * (self.filter_plane(self.depth()) + factors)
+    }
+
+    /// Parts of the channels whose filters a task keeps: all where they are small, in i16, or all there are.
+    fn kept(&self) -> usize {
+        if self.format == Format::I16 { self.chunks.div_ceil(self.depth()) } else { 1 }
+    }
+
+    /// Values of memory that a task of either kind takes: all alike, so that each finds what the one before gave back.
+    fn share(&self) -> usize {
+        let products = self.variant.products();
+        let (tiles, chunks) = match self.format {
+            Format::F32 => (self.wide, GROUP.min(self.chunks)),
+            Format::I16 => (self.gathered(), self.chunks),
+        };
+        let strip = self.variant.inputs() * (tiles * self.variant.outputs() + 2) * chunks * CHUNK;
+        let tiles = (TASK + 2 * self.mr).min(self.strips_per_block() * self.wide);
+        let wide = filters::plane(self.depth(), self.nr) * products;
+        let filters = match self.format {
+            Format::F32 => wide,
+            Format::I16 => wide + self.kept() * self.filters(),
+        };
+        strip.max(filters + tiles * products * self.nr)
+    }
+
+    /// Words between two products of the same tile in `blocks` blocks of rows: a line more than they take, so that
     /// the products of one tile do not fall into the same set of the cache.
     fn plane(&self, blocks: usize) -> usize {
-        blocks * self.chunks * self.mr * CHUNK + CHUNK
+        blocks * self.chunks * self.mr * self.chunk() + CHUNK
     }
 }
 
@@ -120,141 +192,202 @@ impl Tiling {
 pub(super) fn run(
     conv: Conv,
     variant: Variant,
+    format: Format,
     x: &Input,
     weight: Weight,
     epilogue: &Epilogue,
     out: &mut [f32],
 ) {
-    let (level, m) = (level(), variant.outputs());
-    let tiling = Tiling {
-        conv,
-        variant,
-        high: conv.out_height().div_ceil(m),
-        wide: conv.out_width().div_ceil(m),
-        chunks: conv.inputs.div_ceil(CHUNK),
-        mr: tile::rows(level),
-    };
+    let tiling = Tiling::of(conv, variant, format);
     let strips = conv.batch * tiling.high;
-    let per_strip = tiling.wide * variant.products() * tiling.chunks * CHUNK;
-    // As many equal blocks as keep to the limit.
-    let blocks = strips.div_ceil((BLOCK / per_strip).max(1));
-    let strips_per_block = strips.div_ceil(blocks);
     let out = Shared::new(out);
-    for first in (0..strips).step_by(strips_per_block) {
-        block(&tiling, first..(first + strips_per_block).min(strips), x, weight, epilogue, out);
+    let step = tiling.strips_per_block();
+    for first in (0..strips).step_by(step) {
+        block(&tiling, first..(first + step).min(strips), x, weight, epilogue, out);
     }
 }
 
 /// Values that [`run`] needs beside input and output, on so many threads.
-pub(super) fn scratch(conv: Conv, variant: Variant, threads: usize) -> usize {
-    let t = Tiling::of(conv, variant);
-    let tiles = t.strips_per_block() * t.wide;
-    t.plane(tiles.div_ceil(t.mr)) * variant.products() + threads * t.share()
+pub(super) fn scratch(conv: Conv, variant: Variant, format: Format, threads: usize) -> usize {
+    let t = Tiling::of(conv, variant, format);
+    let rows = (t.strips_per_block() * t.wide).div_ceil(t.mr);
+    let factors = if format == Format::I16 { rows * t.mr + t.input_plane() * threads } else { 0 };
+    (t.plane(rows) + factors) * variant.products() + threads * t.share()
+}
+
+/// The left operand of one block of strips.
+struct Left {
+    /// `[products][blocks of rows][chunks][rows][chunk]`.
+    words: Buffer,
+    plane: usize,
+    /// `[products][tiles]`, in i16.
+    factors: Buffer,
+    factor_plane: usize,
 }
 
 /// The strips (rows of tiles) of one block.
-fn block(
-    t: &Tiling,
-    strips: std::ops::Range<usize>,
-    x: &Input,
-    weight: Weight,
-    epilogue: &Epilogue,
-    out: Shared,
-) {
+fn block(t: &Tiling, strips: Range<usize>, x: &Input, weight: Weight, epilogue: &Epilogue, out: Shared) {
     let tiles = strips.len() * t.wide;
     let row_blocks = tiles.div_ceil(t.mr);
-    let plane = t.plane(row_blocks);
-    let mut transformed = Buffer::stale(plane * t.variant.products());
-    let v = Shared::new(&mut transformed);
+    let left = match t.format {
+        Format::F32 => inputs_f32(t, strips.clone(), x),
+        Format::I16 => inputs_i16(t, strips.clone(), x),
+    };
+    let panels = t.conv.outputs.div_ceil(t.nr);
+    let parts = tiles.div_ceil(TASK);
+    let per_part = row_blocks.div_ceil(parts);
+    let parts = row_blocks.div_ceil(per_part);
+    // Several parts in one task have their filters transformed once, if those of all channels are kept.
+    let threads = rayon::current_num_threads().max(1);
+    let together = if t.kept() * t.depth() >= t.chunks { parts.div_ceil((2 * threads).div_ceil(panels)) } else { 1 };
+    let tasks = parts.div_ceil(together);
+    each(tasks * panels, |i| {
+        let (task, panel) = (i / panels, i % panels);
+        let parts = (task * together..parts.min((task + 1) * together))
+            .map(|part| part * per_part..((part + 1) * per_part).min(row_blocks));
+        products(t, strips.start * t.wide, tiles, parts, panel * t.nr, &left, weight, epilogue, out);
+    });
+}
+
+/// Gathers and transforms the inputs of some strips.
+fn inputs_f32(t: &Tiling, strips: Range<usize>, x: &Input) -> Left {
+    let products = t.variant.products();
+    let plane = t.plane((strips.len() * t.wide).div_ceil(t.mr));
+    let mut words = Buffer::stale(plane * products);
+    let v = Shared::new(&mut words);
     let groups = t.chunks.div_ceil(GROUP);
     each(strips.len() * groups, |i| {
         let (s, g) = (i / groups, i % groups);
         let chunks = g * GROUP..((g + 1) * GROUP).min(t.chunks);
-        let strip = Strip::gather(t, strips.start + s, chunks.clone(), x);
+        let strip = Strip::gather(t, strips.start + s, 0..t.wide, chunks.clone(), x);
         for tx in 0..t.wide {
             let tile = s * t.wide + tx;
             for chunk in chunks.clone() {
                 let at = ((tile / t.mr * t.chunks + chunk) * t.mr + tile % t.mr) * CHUNK;
+                let from = strip.tile(tx, chunk - chunks.start);
+                let to = v.at(at, plane * (products - 1) + CHUNK);
                 // SAFETY: of each plane this task alone writes the chunk of this tile.
-                unsafe {
-                    let from = strip.tile(tx, chunk - chunks.start);
-                    input(
-                        t.variant,
-                        from,
-                        strip.row,
-                        strip.pixel,
-                        v.at(at, plane * (t.variant.products() - 1) + CHUNK),
-                        plane,
-                    );
-                }
+                unsafe { input(t.variant, from, strip.row, strip.pixel, to, plane) };
             }
         }
     });
-    let nr = tile::columns(level());
-    let panels = t.conv.outputs.div_ceil(nr);
-    let parts = tiles.div_ceil(TASK);
-    let per_part = row_blocks.div_ceil(parts);
-    let parts = row_blocks.div_ceil(per_part);
-    let v = &transformed[..];
-    each(parts * panels, |i| {
-        let (part, panel) = (i / panels, i % panels);
-        let rows = part * per_part..((part + 1) * per_part).min(row_blocks);
-        task(t, strips.start * t.wide, tiles, rows, panel * nr, v, plane, weight, epilogue, out);
-    });
+    Left { words, plane, factors: Buffer::default(), factor_plane: 0 }
 }
 
-/// The blocks of rows `rows` of one block, times `nr` output channels from `n0` on.
+/// The same; all channels of a tile get one factor.
+fn inputs_i16(t: &Tiling, strips: Range<usize>, x: &Input) -> Left {
+    let products = t.variant.products();
+    let tiles = strips.len() * t.wide;
+    let plane = t.plane(tiles.div_ceil(t.mr));
+    let (mut words, mut factors) = (Buffer::stale(plane * products), Buffer::stale(tiles * products));
+    let (v, f) = (Shared::new(&mut words), Shared::new(&mut factors));
+    let step = t.gathered();
+    let parts = t.wide.div_ceil(step);
+    let row = t.chunk();
+    each(strips.len() * parts, |i| {
+        let (s, part) = (i / parts, i % parts);
+        let here = part * step..((part + 1) * step).min(t.wide);
+        let strip = Strip::gather(t, strips.start + s, here.clone(), 0..t.chunks, x);
+        let input_plane = t.input_plane();
+        let mut transformed = Buffer::stale(input_plane * products);
+        for tx in here.clone() {
+            for chunk in 0..t.chunks {
+                let to = transformed[chunk * CHUNK..].as_mut_ptr();
+                let from = strip.tile(tx - here.start, chunk);
+                // SAFETY: each plane has room for all chunks.
+                unsafe { input(t.variant, from, strip.row, strip.pixel, to, input_plane) };
+            }
+            let tile = s * t.wide + tx;
+            let at = (tile / t.mr * t.chunks * t.mr + tile % t.mr) * row;
+            let to = v.at(at, plane * (products - 1) + ((t.chunks - 1) * t.mr + 1) * row);
+            let factors = f.at(tile, tiles * (products - 1) + 1);
+            let from = transformed.as_ptr();
+            // SAFETY: of each plane this task alone writes the rows and the factor of this tile.
+            unsafe {
+                let (chunks, chunk) = (t.chunks, t.mr * row);
+                sixteen::inputs(products, chunks, from, input_plane, to, chunk, plane, factors, tiles);
+            }
+        }
+    });
+    Left { words, plane, factors, factor_plane: tiles }
+}
+
+/// The blocks of rows of each of `parts` of one block of strips, times `nr` output channels from `n0` on.
 #[allow(clippy::too_many_arguments)]
-fn task(
+fn products(
     t: &Tiling,
     first_tile: usize,
     tiles: usize,
-    rows: std::ops::Range<usize>,
+    parts: impl Iterator<Item = Range<usize>>,
     n0: usize,
-    v: &[f32],
-    plane: usize,
+    left: &Left,
     weight: Weight,
     epilogue: &Epilogue,
     out: Shared,
 ) {
-    let (nr, products) = (tile::columns(level()), t.variant.products());
-    let from = rows.start * t.mr;
-    let count = (rows.end * t.mr).min(tiles) - from;
+    let (nr, products) = (t.nr, t.variant.products());
     let depth = t.depth();
-    let filter_plane = filters::plane(depth, nr);
+    let wide_plane = filters::plane(depth, nr);
     let mut share = Buffer::stale(t.share());
-    let (u, sums) = share.split_at_mut(filter_plane * products);
-    let sums = &mut sums[..count * products * nr];
-    for c in (0..t.chunks).step_by(depth) {
-        let chunks = depth.min(t.chunks - c);
-        filters::transform(t.variant, weight, &t.conv, n0, c * CHUNK..(c + chunks) * CHUNK, filter_plane, u);
-        for p in 0..products {
-            for block in rows.clone() {
-                let row = block * t.mr;
-                let height = t.mr.min(tiles - row);
-                let a = &v[p * plane + (block * t.chunks + c) * t.mr * CHUNK..][..chunks * t.mr * CHUNK];
-                let b = &u[p * filter_plane..][..chunks * CHUNK * nr];
-                let to = &mut sums[((row - from) * products + p) * nr..][..(height - 1) * products * nr + nr];
-                // SAFETY: the three slices have what the kernel reads and writes.
-                unsafe {
-                    tile::multiply(
-                        height,
-                        chunks,
-                        a.as_ptr(),
-                        b.as_ptr(),
-                        to.as_mut_ptr(),
-                        products * nr,
-                        c > 0,
-                    );
+    let (wide, rest) = share.split_at_mut(wide_plane * products);
+    let narrow_filters = if t.format == Format::I16 { t.filters() } else { 0 };
+    let (narrow, sums) = rest.split_at_mut(t.kept() * narrow_filters);
+    let keeps = t.kept() * depth >= t.chunks;
+    for (p, rows) in parts.enumerate() {
+        let from = rows.start * t.mr;
+        let count = (rows.end * t.mr).min(tiles) - from;
+        let sums = &mut sums[..count * products * nr];
+        for (i, c) in (0..t.chunks).step_by(depth).enumerate() {
+            let chunks = depth.min(t.chunks - c);
+            let narrow = &mut narrow[i * narrow_filters..][..narrow_filters];
+            if p == 0 || !keeps {
+                let channels = c * CHUNK..(c + chunks) * CHUNK;
+                filters::transform(t.variant, weight, &t.conv, n0, channels, wide_plane, wide);
+                if t.format == Format::I16 {
+                    let (from, to) = (wide.as_ptr(), narrow.as_mut_ptr());
+                    let plane = t.filter_plane(depth);
+                    let factors = narrow[plane * products..].as_mut_ptr();
+                    // SAFETY: `wide` holds the planes of all products, `narrow` as many of words, and the factors.
+                    unsafe { sixteen::filters(products, chunks * CHUNK, from, wide_plane, to, plane, factors) };
+                }
+            }
+            for p in 0..products {
+                for block in rows.clone() {
+                    let row = block * t.mr;
+                    let height = t.mr.min(tiles - row);
+                    let at = p * left.plane + (block * t.chunks + c) * t.mr * t.chunk();
+                    let a = left.words[at..][..chunks * t.mr * t.chunk()].as_ptr();
+                    let to = &mut sums[((row - from) * products + p) * nr..][..(height - 1) * products * nr + nr];
+                    let (to, stride) = (to.as_mut_ptr(), products * nr);
+                    // SAFETY: the slices have what the kernels read and write.
+                    unsafe {
+                        match t.format {
+                            Format::F32 => {
+                                let b = wide[p * wide_plane..][..chunks * CHUNK * nr].as_ptr();
+                                tile::multiply(height, chunks, a, b, to, stride, c > 0);
+                            }
+                            Format::I16 => {
+                                let plane = t.filter_plane(depth);
+                                let b = narrow[p * plane..][..chunks * CHUNK / 2 * nr].as_ptr();
+                                let columns = narrow[plane * products + p * nr..][..nr].as_ptr();
+                                let rows = left.factors[p * left.factor_plane + row..][..height].as_ptr();
+                                tile::multiply_i16(height, chunks, a, b, to, stride, c > 0, rows, columns);
+                            }
+                        }
+                    }
                 }
             }
         }
+        finish(t, first_tile + from, sums, n0, epilogue, out);
     }
+}
+
+/// Transforms the sums of some tiles back and writes them out.
+fn finish(t: &Tiling, first_tile: usize, sums: &[f32], n0: usize, epilogue: &Epilogue, out: Shared) {
     let (width, height) = (t.conv.out_width(), t.conv.out_height());
     let m = t.variant.outputs();
-    let columns = nr.min(t.conv.outputs - n0);
-    for (i, sums) in sums.chunks_exact(products * nr).enumerate() {
-        let tile = first_tile + from + i;
+    for (i, sums) in sums.chunks_exact(t.variant.products() * t.nr).enumerate() {
+        let tile = first_tile + i;
         let (b, ty, tx) = (tile / t.wide / t.high, tile / t.wide % t.high, tile % t.wide);
         let finish = epilogue.of_picture(b, n0, t.conv.outputs);
         let place = Place {
@@ -264,7 +397,7 @@ fn task(
             width,
             outputs: t.conv.outputs,
             n0,
-            columns,
+            columns: t.nr.min(t.conv.outputs - n0),
         };
         // SAFETY: these output channels of this tile's pixels are this task's alone.
         unsafe { output(t.variant, sums, &place, &finish, out) };

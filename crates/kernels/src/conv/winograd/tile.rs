@@ -3,6 +3,7 @@
 
 use crate::lanes::{Lanes, on_lanes};
 use crate::level::Level;
+use crate::words::{Words, on_words};
 
 /// Channels that one row of the left operand holds before the next row follows.
 pub(super) const CHUNK: usize = 16;
@@ -34,6 +35,93 @@ on_lanes! {
     pub(super) fn multiply(
         height: usize, chunks: usize, a: *const f32, b: *const f32, to: *mut f32, stride: usize, add: bool,
     ) = multiply_on
+}
+
+on_words! {
+    /// The same over words of two i16, `a` `[chunks][rows(level)][8]` and `b` `[8 · chunks][columns(level)]`; sums are exact
+    /// and times the factor of their row and of their column.
+    ///
+    /// # Safety
+    /// As [`multiply`], with `height` factors of rows and `columns(level)` of columns.
+    pub(super) fn multiply_i16(
+        height: usize, chunks: usize, a: *const f32, b: *const f32, to: *mut f32, stride: usize, add: bool,
+        row_factors: *const f32, column_factors: *const f32,
+    ) = multiply_i16_on
+}
+
+#[allow(clippy::too_many_arguments)]
+#[inline(always)]
+unsafe fn multiply_i16_on<V: Words>(
+    height: usize,
+    chunks: usize,
+    a: *const f32,
+    b: *const f32,
+    to: *mut f32,
+    stride: usize,
+    add: bool,
+    row_factors: *const f32,
+    column_factors: *const f32,
+) {
+    macro_rules! tile {
+        ($($n:literal)*) => {
+            match height {
+                // SAFETY: the caller's promises.
+                $($n if $n <= rows(V::LEVEL) => unsafe {
+                    tile_of_i16::<V, $n>(chunks, a, b, to, stride, add, row_factors, column_factors)
+                },)*
+                _ => unreachable!("a tile has at most {} rows", rows(V::LEVEL)),
+            }
+        };
+    }
+    tile!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+}
+
+#[allow(clippy::too_many_arguments)]
+#[inline(always)]
+unsafe fn tile_of_i16<V: Words, const ROWS: usize>(
+    chunks: usize,
+    mut a: *const f32,
+    mut b: *const f32,
+    to: *mut f32,
+    stride: usize,
+    add: bool,
+    row_factors: *const f32,
+    column_factors: *const f32,
+) {
+    const WORDS: usize = CHUNK / 2;
+    const MOST_SUMS: usize = 14 * 32;
+    // SAFETY: the caller's promises of memory; a level's function is only reached where it was detected.
+    unsafe {
+        let mut sum = [[V::splat(0.0); 2]; ROWS];
+        for _ in 0..chunks {
+            for k in 0..WORDS {
+                let right = [V::load(b), V::load(b.add(V::WIDTH))];
+                for (r, sum) in sum.iter_mut().enumerate() {
+                    let left = V::splat(*a.add(r * WORDS + k));
+                    sum[0] = sum[0].dot_i16(left, right[0]);
+                    sum[1] = sum[1].dot_i16(left, right[1]);
+                }
+                b = b.add(2 * V::WIDTH);
+            }
+            a = a.add(rows(V::LEVEL) * WORDS);
+        }
+        // By way of memory: a longer end would keep the sums there during the loop above.
+        let mut whole = [0f32; MOST_SUMS];
+        for (r, sum) in sum.iter().enumerate() {
+            for (h, sum) in sum.iter().enumerate() {
+                sum.store(whole.as_mut_ptr().add((2 * r + h) * V::WIDTH));
+            }
+        }
+        for r in 0..ROWS {
+            let row = V::splat(*row_factors.add(r));
+            for h in [0, V::WIDTH] {
+                let (to, whole) = (to.add(r * stride + h), whole.as_ptr().add(2 * r * V::WIDTH + h));
+                let sum = V::load(whole).from_i32().mul(V::load(column_factors.add(h)));
+                let sum = if add { sum.mul_add(row, V::load(to)) } else { sum.mul(row) };
+                sum.store(to);
+            }
+        }
+    }
 }
 
 #[inline(always)]

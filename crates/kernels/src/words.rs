@@ -1,0 +1,323 @@
+//! Vectors of 32-bit words that hold two narrow numbers each: two bf16, or two i16. The first is in the lower half.
+
+use crate::lanes::{Lanes, Portable};
+
+/// What products of narrow numbers need beside [`Lanes`]. Words travel as the f32 that has their bits.
+pub(crate) trait Words: Lanes {
+    /// `self + Σ a · b` over the two bf16 of each word, the upper product first, each rounded once (what `vdpbf16ps`
+    /// does, which also takes numbers below the normal range as zero).
+    fn dot_bf16(self, a: Self, b: Self) -> Self;
+    /// `self + Σ a · b` over the two i16 of each word, exactly; `self` and the result are the bits of i32.
+    fn dot_i16(self, a: Self, b: Self) -> Self;
+    /// Rounds to the nearest bf16, ties away from zero: `self` becomes the lower half of each word.
+    fn pair_bf16(self, high: Self) -> Self;
+    /// Rounds to the nearest whole number, ties to even, which must fit into i16: `self` becomes the lower half of each word.
+    fn pair_i16(self, high: Self) -> Self;
+    /// From the bits of i32 to the nearest f32.
+    fn from_i32(self) -> Self;
+    /// Magnitudes.
+    fn abs(self) -> Self;
+    /// Rounds to the nearest whole numbers, ties to even, which must fit into i16, and writes them one after the other.
+    ///
+    /// # Safety
+    /// [`Lanes::WIDTH`] values must be writable.
+    unsafe fn store_i16(self, p: *mut i16);
+}
+
+/// Added to the bits of an f32 it rounds what is cut off with the lower half.
+const HALF: u32 = 0x8000;
+/// The upper half of a word.
+const UPPER: u32 = 0xffff_0000;
+
+/// One word of two bf16: [`Words::pair_bf16`] of single values.
+#[inline(always)]
+pub(crate) fn word_bf16(low: f32, high: f32) -> f32 {
+    let (low, high) = (low.to_bits().wrapping_add(HALF), high.to_bits().wrapping_add(HALF));
+    f32::from_bits(low >> 16 | high & UPPER)
+}
+
+impl Words for Portable {
+    #[inline(always)]
+    fn dot_bf16(self, a: Self, b: Self) -> Self {
+        let mut out = self;
+        for (o, (a, b)) in out.0.iter_mut().zip(a.0.iter().zip(b.0)) {
+            let (a, b) = (a.to_bits(), b.to_bits());
+            // A product of two bf16 is exact in f32.
+            *o += f32::from_bits(a & UPPER) * f32::from_bits(b & UPPER);
+            *o += f32::from_bits(a << 16) * f32::from_bits(b << 16);
+        }
+        out
+    }
+    #[inline(always)]
+    fn dot_i16(self, a: Self, b: Self) -> Self {
+        let mut out = self;
+        for (o, (a, b)) in out.0.iter_mut().zip(a.0.iter().zip(b.0)) {
+            let (a, b) = (a.to_bits() as i32, b.to_bits() as i32);
+            let low = (a as i16 as i32) * (b as i16 as i32);
+            *o = f32::from_bits((o.to_bits() as i32).wrapping_add(low + (a >> 16) * (b >> 16)) as u32);
+        }
+        out
+    }
+    #[inline(always)]
+    fn pair_bf16(self, high: Self) -> Self {
+        let mut out = self;
+        for (o, high) in out.0.iter_mut().zip(high.0) {
+            *o = word_bf16(*o, high);
+        }
+        out
+    }
+    #[inline(always)]
+    fn pair_i16(self, high: Self) -> Self {
+        let mut out = self;
+        for (o, high) in out.0.iter_mut().zip(high.0) {
+            let (low, high) = (o.round_ties_even() as i16, high.round_ties_even() as i16);
+            *o = f32::from_bits(low as u16 as u32 | (high as u16 as u32) << 16);
+        }
+        out
+    }
+    #[inline(always)]
+    fn from_i32(self) -> Self {
+        let mut out = self;
+        for o in &mut out.0 {
+            *o = o.to_bits() as i32 as f32;
+        }
+        out
+    }
+    #[inline(always)]
+    fn abs(self) -> Self {
+        let mut out = self;
+        for o in &mut out.0 {
+            *o = o.abs();
+        }
+        out
+    }
+    #[inline(always)]
+    unsafe fn store_i16(self, p: *mut i16) {
+        for (i, v) in self.0.iter().enumerate() {
+            // SAFETY: the caller's promise.
+            unsafe { p.add(i).write(v.round_ties_even() as i16) };
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{HALF, UPPER, Words};
+    use crate::lanes::{Avx2, Avx512};
+    use std::arch::x86_64::*;
+
+    /// What the two share, by the names of their instructions.
+    macro_rules! common {
+        ($from:ident $to:ident $set:ident $add:ident $and:ident $or:ident $shift:ident $whole:ident $wide:ident) => {
+            #[inline(always)]
+            fn pair_bf16(self, high: Self) -> Self {
+                // SAFETY: a vector exists, so the machine has the level.
+                unsafe {
+                    let half = $set(HALF as i32);
+                    let low = $shift::<16>($add($from(self.0), half));
+                    let high = $and($add($from(high.0), half), $set(UPPER as i32));
+                    Self($to($or(low, high)))
+                }
+            }
+            #[inline(always)]
+            fn pair_i16(self, high: Self) -> Self {
+                // SAFETY: as above.
+                unsafe {
+                    let low = $and($whole(self.0), $set(!UPPER as i32));
+                    Self($to($or(low, Self::left_16($whole(high.0)))))
+                }
+            }
+            #[inline(always)]
+            fn from_i32(self) -> Self {
+                // SAFETY: as above.
+                Self(unsafe { $wide($from(self.0)) })
+            }
+            #[inline(always)]
+            fn abs(self) -> Self {
+                // SAFETY: as above.
+                Self(unsafe { $to($and($from(self.0), $set(i32::MAX))) })
+            }
+        };
+    }
+
+    impl Avx2 {
+        #[inline(always)]
+        unsafe fn left_16(v: __m256i) -> __m256i {
+            // SAFETY: called where a vector exists.
+            unsafe { _mm256_slli_epi32::<16>(v) }
+        }
+    }
+
+    impl Words for Avx2 {
+        common!(_mm256_castps_si256 _mm256_castsi256_ps _mm256_set1_epi32 _mm256_add_epi32 _mm256_and_si256
+            _mm256_or_si256 _mm256_srli_epi32 _mm256_cvtps_epi32 _mm256_cvtepi32_ps);
+
+        #[inline(always)]
+        fn dot_bf16(self, a: Self, b: Self) -> Self {
+            // SAFETY: a vector exists, so the machine has the level.
+            unsafe {
+                let (a, b) = (_mm256_castps_si256(a.0), _mm256_castps_si256(b.0));
+                let upper = _mm256_set1_epi32(UPPER as i32);
+                let (ha, hb) = (_mm256_and_si256(a, upper), _mm256_and_si256(b, upper));
+                let (la, lb) = (_mm256_slli_epi32::<16>(a), _mm256_slli_epi32::<16>(b));
+                let sum = _mm256_fmadd_ps(_mm256_castsi256_ps(ha), _mm256_castsi256_ps(hb), self.0);
+                Avx2(_mm256_fmadd_ps(_mm256_castsi256_ps(la), _mm256_castsi256_ps(lb), sum))
+            }
+        }
+        #[inline(always)]
+        fn dot_i16(self, a: Self, b: Self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                let products = _mm256_madd_epi16(_mm256_castps_si256(a.0), _mm256_castps_si256(b.0));
+                Avx2(_mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(self.0), products)))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_i16(self, p: *mut i16) {
+            // SAFETY: as above; the caller promises the memory.
+            unsafe {
+                let whole = _mm256_cvtps_epi32(self.0);
+                let (low, high) = (_mm256_castsi256_si128(whole), _mm256_extracti128_si256::<1>(whole));
+                _mm_storeu_si128(p.cast(), _mm_packs_epi32(low, high));
+            }
+        }
+    }
+
+    impl<const NARROW: bool> Avx512<NARROW> {
+        #[inline(always)]
+        unsafe fn left_16(v: __m512i) -> __m512i {
+            // SAFETY: called where a vector exists.
+            unsafe { _mm512_slli_epi32::<16>(v) }
+        }
+    }
+
+    impl<const NARROW: bool> Words for Avx512<NARROW> {
+        common!(_mm512_castps_si512 _mm512_castsi512_ps _mm512_set1_epi32 _mm512_add_epi32 _mm512_and_si512
+            _mm512_or_si512 _mm512_srli_epi32 _mm512_cvtps_epi32 _mm512_cvtepi32_ps);
+
+        #[inline(always)]
+        fn dot_bf16(self, a: Self, b: Self) -> Self {
+            // SAFETY: a vector exists, so the machine has the level, and with it the narrow instructions if NARROW.
+            unsafe {
+                if NARROW {
+                    let (a, b) = (std::mem::transmute::<__m512, __m512bh>(a.0), std::mem::transmute::<__m512, __m512bh>(b.0));
+                    return Avx512(_mm512_dpbf16_ps(self.0, a, b));
+                }
+                let (a, b) = (_mm512_castps_si512(a.0), _mm512_castps_si512(b.0));
+                let upper = _mm512_set1_epi32(UPPER as i32);
+                let (ha, hb) = (_mm512_and_si512(a, upper), _mm512_and_si512(b, upper));
+                let (la, lb) = (_mm512_slli_epi32::<16>(a), _mm512_slli_epi32::<16>(b));
+                let sum = _mm512_fmadd_ps(_mm512_castsi512_ps(ha), _mm512_castsi512_ps(hb), self.0);
+                Avx512(_mm512_fmadd_ps(_mm512_castsi512_ps(la), _mm512_castsi512_ps(lb), sum))
+            }
+        }
+        #[inline(always)]
+        fn dot_i16(self, a: Self, b: Self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                let (sum, a, b) = (_mm512_castps_si512(self.0), _mm512_castps_si512(a.0), _mm512_castps_si512(b.0));
+                let sum = if NARROW {
+                    _mm512_dpwssd_epi32(sum, a, b)
+                } else {
+                    _mm512_add_epi32(sum, _mm512_madd_epi16(a, b))
+                };
+                Avx512(_mm512_castsi512_ps(sum))
+            }
+        }
+        #[inline(always)]
+        unsafe fn store_i16(self, p: *mut i16) {
+            // SAFETY: as above; the caller promises the memory.
+            unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(self.0))) };
+        }
+    }
+}
+
+/// As [`crate::lanes::on_lanes`], for functions over [`Words`]: with AVX-512 BF16 and VNNI where the machine has both.
+macro_rules! on_words {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) = $body:path) => {
+        $(#[$doc])*
+        #[allow(clippy::too_many_arguments)]
+        $vis unsafe fn $name($($arg: $ty),*) {
+            use $body as body;
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(
+                    enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx512vnni,avx2,fma,f16c"
+                )]
+                #[allow(clippy::too_many_arguments)]
+                unsafe fn narrow($($arg: $ty),*) {
+                    // SAFETY: the caller's promises.
+                    unsafe { body::<$crate::lanes::Avx512<true>>($($arg),*) }
+                }
+                if $crate::level::bf16() && $crate::level::vnni() {
+                    // SAFETY: the instructions were detected on this machine; the rest the caller promises.
+                    return unsafe { narrow($($arg),*) };
+                }
+            }
+            $crate::lanes::on_lanes! {
+                /// # Safety
+                /// As the whole.
+                fn plain($($arg: $ty),*) = body
+            }
+            // SAFETY: the caller's promises.
+            unsafe { plain($($arg),*) }
+        }
+    };
+}
+pub(crate) use on_words;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::tests::{at_every_level, noise};
+
+    on_words! {
+        /// # Safety
+        /// Slices of 16.
+        fn all(a: &[f32], b: &[f32], c: &[f32], out: &mut [[f32; 16]; 5], whole: &mut [i16; 16]) = all_on
+    }
+
+    #[inline(always)]
+    unsafe fn all_on<V: Words>(a: &[f32], b: &[f32], c: &[f32], out: &mut [[f32; 16]; 5], whole: &mut [i16; 16]) {
+        for i in (0..16).step_by(V::WIDTH) {
+            // SAFETY: 16 is a multiple of every width.
+            unsafe {
+                let (a, b, c) = (V::load(a[i..].as_ptr()), V::load(b[i..].as_ptr()), V::load(c[i..].as_ptr()));
+                a.pair_bf16(b).store(out[0][i..].as_mut_ptr());
+                let k = a.same(30_000.0);
+                let (ka, kb) = (a.mul(k), b.mul(k));
+                ka.pair_i16(kb).store(out[1][i..].as_mut_ptr());
+                c.dot_bf16(a.pair_bf16(b), b.pair_bf16(c)).store(out[2][i..].as_mut_ptr());
+                let sum = a.same(f32::from_bits(7)).dot_i16(ka.pair_i16(kb), kb.pair_i16(ka));
+                sum.store(out[3][i..].as_mut_ptr());
+                sum.from_i32().abs().store(out[4][i..].as_mut_ptr());
+                ka.store_i16(whole[i..].as_mut_ptr());
+            }
+        }
+    }
+
+    #[test]
+    fn words_are_as_defined_at_every_level() {
+        let (a, b, c) = (noise(16, 1), noise(16, 2), noise(16, 3));
+        let narrow = |v: f32| half::bf16::from_f32(v).to_f32();
+        at_every_level(|level| {
+            let (mut out, mut whole) = ([[0f32; 16]; 5], [0i16; 16]);
+            // SAFETY: all have 16 values.
+            unsafe { all(&a, &b, &c, &mut out, &mut whole) };
+            for i in 0..16 {
+                let [na, nb, nc] = [a[i], b[i], c[i]].map(narrow);
+                let word = out[0][i].to_bits();
+                let halves = [f32::from_bits(word << 16), f32::from_bits(word & UPPER)];
+                assert_eq!(halves, [na, nb], "{level:?}");
+                let dot = nb.mul_add(nc, c[i]);
+                assert_eq!(out[2][i], na.mul_add(nb, dot), "{level:?}");
+                let (wa, wb) = ((a[i] * 30_000.0).round_ties_even() as i32, (b[i] * 30_000.0).round_ties_even() as i32);
+                assert_eq!(out[1][i].to_bits(), wa as u16 as u32 | (wb as u16 as u32) << 16, "{level:?}");
+                assert_eq!(whole[i] as i32, wa, "{level:?}");
+                let sum = 7 + 2 * wa * wb;
+                assert_eq!(out[3][i].to_bits() as i32, sum, "{level:?}");
+                assert_eq!(out[4][i], (sum as f32).abs(), "{level:?}");
+            }
+        });
+    }
+}
