@@ -6,8 +6,8 @@
 #![allow(unsafe_code, missing_docs)]
 
 use instantstyle_kernels::Weight;
-use instantstyle_kernels::gemm::Precision;
 use instantstyle_kernels::conv::{Algorithm, Conv, Epilogue, Input, choose, conv2d_by};
+use instantstyle_kernels::gemm::Precision;
 
 /// Batch, side, inputs, outputs, stride, doubled.
 const SHAPES: &[(&str, usize, usize, usize, usize, usize, bool)] = &[

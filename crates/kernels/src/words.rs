@@ -200,7 +200,10 @@ mod x86 {
             // SAFETY: a vector exists, so the machine has the level, and with it the narrow instructions if NARROW.
             unsafe {
                 if NARROW {
-                    let (a, b) = (std::mem::transmute::<__m512, __m512bh>(a.0), std::mem::transmute::<__m512, __m512bh>(b.0));
+                    let (a, b) = (
+                        std::mem::transmute::<__m512, __m512bh>(a.0),
+                        std::mem::transmute::<__m512, __m512bh>(b.0),
+                    );
                     return Avx512(_mm512_dpbf16_ps(self.0, a, b));
                 }
                 let (a, b) = (_mm512_castps_si512(a.0), _mm512_castps_si512(b.0));
@@ -215,7 +218,8 @@ mod x86 {
         fn dot_i16(self, a: Self, b: Self) -> Self {
             // SAFETY: as above.
             unsafe {
-                let (sum, a, b) = (_mm512_castps_si512(self.0), _mm512_castps_si512(a.0), _mm512_castps_si512(b.0));
+                let (sum, a, b) =
+                    (_mm512_castps_si512(self.0), _mm512_castps_si512(a.0), _mm512_castps_si512(b.0));
                 let sum = if NARROW {
                     _mm512_dpwssd_epi32(sum, a, b)
                 } else {
@@ -278,11 +282,18 @@ mod tests {
     }
 
     #[inline(always)]
-    unsafe fn all_on<V: Words>(a: &[f32], b: &[f32], c: &[f32], out: &mut [[f32; 16]; 5], whole: &mut [i16; 16]) {
+    unsafe fn all_on<V: Words>(
+        a: &[f32],
+        b: &[f32],
+        c: &[f32],
+        out: &mut [[f32; 16]; 5],
+        whole: &mut [i16; 16],
+    ) {
         for i in (0..16).step_by(V::WIDTH) {
             // SAFETY: 16 is a multiple of every width.
             unsafe {
-                let (a, b, c) = (V::load(a[i..].as_ptr()), V::load(b[i..].as_ptr()), V::load(c[i..].as_ptr()));
+                let (a, b, c) =
+                    (V::load(a[i..].as_ptr()), V::load(b[i..].as_ptr()), V::load(c[i..].as_ptr()));
                 a.pair_bf16(b).store(out[0][i..].as_mut_ptr());
                 let k = a.same(30_000.0);
                 let (ka, kb) = (a.mul(k), b.mul(k));
@@ -311,7 +322,8 @@ mod tests {
                 assert_eq!(halves, [na, nb], "{level:?}");
                 let dot = nb.mul_add(nc, c[i]);
                 assert_eq!(out[2][i], na.mul_add(nb, dot), "{level:?}");
-                let (wa, wb) = ((a[i] * 30_000.0).round_ties_even() as i32, (b[i] * 30_000.0).round_ties_even() as i32);
+                let (wa, wb) =
+                    ((a[i] * 30_000.0).round_ties_even() as i32, (b[i] * 30_000.0).round_ties_even() as i32);
                 assert_eq!(out[1][i].to_bits(), wa as u16 as u32 | (wb as u16 as u32) << 16, "{level:?}");
                 assert_eq!(whole[i] as i32, wa, "{level:?}");
                 let sum = 7 + 2 * wa * wb;

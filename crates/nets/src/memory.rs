@@ -38,7 +38,8 @@ impl Ledger {
 
     /// Attention of `heads` heads of width `dim`: keys and values are packed for the products.
     pub fn attend(&mut self, batch: usize, heads: usize, dim: usize, keys: usize) {
-        let queries = Queries { batch, heads, dim, queries: 1, scale: 1.0, causal: false, precision: Precision::F32 };
+        let queries =
+            Queries { batch, heads, dim, queries: 1, scale: 1.0, causal: false, precision: Precision::F32 };
         self.pass(attention::scratch_bytes(&queries, keys, threads()) / 4);
     }
 

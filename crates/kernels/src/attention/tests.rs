@@ -1,6 +1,6 @@
 use super::*;
-use Precision::{Bf16, F32};
 use crate::gemm::tests::{at_every_level, noise};
+use Precision::{Bf16, F32};
 
 #[test]
 fn equals_the_definition() {
@@ -67,7 +67,8 @@ fn equals_the_definition() {
 /// Sets of one attention beside the sum of attentions, at every level.
 #[test]
 fn sets_are_summed() {
-    let queries = Queries { batch: 2, heads: 3, dim: 40, queries: 150, scale: 0.3, causal: false, precision: F32 };
+    let queries =
+        Queries { batch: 2, heads: 3, dim: 40, queries: 150, scale: 0.3, causal: false, precision: F32 };
     let width = queries.heads * queries.dim;
     let q = noise(queries.batch * queries.queries * width, 1);
     let mask: Vec<f32> = (0..queries.queries).map(|i| (i % 3) as f32 * 0.5).collect();
@@ -105,7 +106,8 @@ fn sets_are_summed() {
 #[test]
 fn bf16_is_close_to_f32() {
     for (dim, queries, keys) in [(40, 150, 450), (64, 33, 77), (1, 5, 1), (13, 65, 225), (160, 40, 224)] {
-        let of = |precision| Queries { batch: 2, heads: 2, dim, queries, scale: 0.3, causal: false, precision };
+        let of =
+            |precision| Queries { batch: 2, heads: 2, dim, queries, scale: 0.3, causal: false, precision };
         let (q, k) = (noise(4 * queries * dim, 1), noise(4 * keys * dim, 2));
         let v: Vec<f32> = noise(4 * keys * dim, 3).iter().map(|v| v + 0.5).collect();
         let set = KeySet { k: &k, v: &v, keys, weight: 1.0, mask: None };

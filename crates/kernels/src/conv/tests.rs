@@ -1,6 +1,6 @@
 use super::*;
-use Precision::{Bf16, F32};
 use crate::gemm::tests::{at_every_level, noise};
+use Precision::{Bf16, F32};
 
 const BASE: Conv = Conv {
     batch: 2,
@@ -149,7 +149,15 @@ fn errors_keep_to_their_bounds() {
         ] {
             let mut got = vec![0.0; want.len()];
             let input = Input { data: &x, affine: None, silu: false };
-            conv2d_by(algorithm, precision, conv, &input, Weight::from_f32(&w), &Epilogue::default(), &mut got);
+            conv2d_by(
+                algorithm,
+                precision,
+                conv,
+                &input,
+                Weight::from_f32(&w),
+                &Epilogue::default(),
+                &mut got,
+            );
             let difference: f64 = got.iter().zip(&want).map(|(g, w)| (*g as f64 - w).powi(2)).sum();
             let error = (difference / want.iter().map(|w| w * w).sum::<f64>()).sqrt();
             println!("{level:?} {algorithm:?} {precision:?}: {error:.1e}");
@@ -177,7 +185,15 @@ fn threads_and_batches_do_not_change(precision: Precision) {
             let mut out = vec![0.0; conv.batch * conv.out_height() * conv.out_width() * conv.outputs];
             let input = Input { data: x, affine: None, silu: false };
             pool.install(|| {
-                conv2d_by(algorithm, precision, conv, &input, Weight::from_f32(&w), &Epilogue::default(), &mut out)
+                conv2d_by(
+                    algorithm,
+                    precision,
+                    conv,
+                    &input,
+                    Weight::from_f32(&w),
+                    &Epilogue::default(),
+                    &mut out,
+                )
             });
             out
         };
@@ -217,7 +233,8 @@ fn sixteen_bits_are_close_to_f32() {
                 let x: Vec<f32> = x.iter().map(|v| v * size).collect();
                 at_every_level(|level| {
                     let (narrow, wide) = (run(Precision::Int8, &x), run(F32, &x));
-                    let apart: f64 = narrow.iter().zip(&wide).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum();
+                    let apart: f64 =
+                        narrow.iter().zip(&wide).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum();
                     let all = wide.iter().map(|b| (*b as f64).powi(2)).sum::<f64>();
                     let error = (apart / all).sqrt();
                     assert!(error < 3e-3, "{level:?} {algorithm:?} {conv:?} {size}: {error:.1e}");
@@ -231,7 +248,8 @@ fn sixteen_bits_are_close_to_f32() {
 #[test]
 fn sixteen_bits_at_their_limits() {
     let conv = Conv { batch: 1, height: 6, width: 6, inputs: 512, outputs: 2, ..BASE };
-    let w: Vec<f32> = (0..conv.outputs * conv.inputs * 9).map(|i| if i < conv.inputs * 9 { 1.0 } else { -1.0 }).collect();
+    let w: Vec<f32> =
+        (0..conv.outputs * conv.inputs * 9).map(|i| if i < conv.inputs * 9 { 1.0 } else { -1.0 }).collect();
     let run = |x: &[f32]| {
         let mut out = vec![f32::NAN; 36 * 2];
         let input = Input { data: x, affine: None, silu: false };

@@ -10,9 +10,11 @@ use crate::level::level;
 use std::ops::Range;
 
 /// Taps of a filter.
-const TAPS: usize = 9;
+pub(super) const TAPS: usize = 9;
 /// The most columns of a panel.
 const COLUMNS: usize = 32;
+/// The taps of a chunk of channels for all columns of a panel.
+pub(super) type Taps = [f32; COLUMNS * TAPS * CHUNK];
 
 /// Values between two products in a panel of `chunks` chunks: a row more than they take, so that the products of one
 /// filter do not fall into the same set of the cache.
@@ -32,24 +34,28 @@ pub(super) fn transform(
 ) {
     let nr = columns(level());
     assert!(u.len() >= plane * variant.products() && plane >= channels.len() * nr);
-    let outputs = nr.min(conv.outputs - n0);
-    let mut stored = [0f32; COLUMNS * TAPS * CHUNK];
     let mut turned = [0f32; COLUMNS * TAPS * CHUNK];
     for c in channels.clone().step_by(CHUNK) {
-        let n = CHUNK.min(conv.inputs - c) * TAPS;
-        if n < TAPS * CHUNK || outputs < nr {
-            stored.fill(0.0);
-        }
-        for (o, row) in stored.chunks_exact_mut(TAPS * CHUNK).enumerate().take(outputs) {
-            weight.widen(((n0 + o) * conv.inputs + c) * TAPS, &mut row[..n]);
-        }
-        // SAFETY: both arrays hold COLUMNS · TAPS · CHUNK values, and `u` the planes asserted above.
-        unsafe {
-            turn(&stored, &mut turned);
-            let to = u[(c - channels.start) * nr..].as_mut_ptr();
-            chunk(variant, &turned, to, plane);
-        }
+        taps(weight, conv, n0, c, &mut turned);
+        // SAFETY: `u` has the planes asserted above.
+        unsafe { chunk(variant, &turned, u[(c - channels.start) * nr..].as_mut_ptr(), plane) };
     }
+}
+
+/// The filters of the outputs from `n0` on for the chunk of channels at `c`, `[channels · taps][columns]`, zero beyond the true ones.
+pub(super) fn taps(weight: Weight, conv: &Conv, n0: usize, c: usize, turned: &mut Taps) {
+    let nr = columns(level());
+    let outputs = nr.min(conv.outputs - n0);
+    let mut stored = [0f32; COLUMNS * TAPS * CHUNK];
+    let n = CHUNK.min(conv.inputs - c) * TAPS;
+    for (o, row) in stored.chunks_exact_mut(TAPS * CHUNK).enumerate().take(outputs) {
+        let start = ((n0 + o) * conv.inputs + c) * TAPS;
+        // The next chunk's, which no prefetcher foresees.
+        weight.soon(start + n, n);
+        weight.widen(start, &mut row[..n]);
+    }
+    // SAFETY: both arrays hold COLUMNS · TAPS · CHUNK values.
+    unsafe { turn(&stored, turned) };
 }
 
 on_lanes! {
@@ -57,11 +63,11 @@ on_lanes! {
     ///
     /// # Safety
     /// None beyond the level's, which is checked.
-    fn turn(from: &[f32; COLUMNS * TAPS * CHUNK], to: &mut [f32; COLUMNS * TAPS * CHUNK]) = turn_on
+    fn turn(from: &Taps, to: &mut Taps) = turn_on
 }
 
 #[inline(always)]
-unsafe fn turn_on<V: Lanes>(from: &[f32; COLUMNS * TAPS * CHUNK], to: &mut [f32; COLUMNS * TAPS * CHUNK]) {
+unsafe fn turn_on<V: Lanes>(from: &Taps, to: &mut Taps) {
     let nr = 2 * V::WIDTH;
     for o in (0..nr).step_by(V::WIDTH) {
         for k in (0..TAPS * CHUNK).step_by(V::WIDTH) {
@@ -79,16 +85,11 @@ on_lanes! {
     ///
     /// # Safety
     /// `to` must have room for a chunk in each plane.
-    fn chunk(variant: Variant, taps: &[f32; COLUMNS * TAPS * CHUNK], to: *mut f32, plane: usize) = chunk_on
+    fn chunk(variant: Variant, taps: &Taps, to: *mut f32, plane: usize) = chunk_on
 }
 
 #[inline(always)]
-unsafe fn chunk_on<V: Lanes>(
-    variant: Variant,
-    taps: &[f32; COLUMNS * TAPS * CHUNK],
-    to: *mut f32,
-    plane: usize,
-) {
+unsafe fn chunk_on<V: Lanes>(variant: Variant, taps: &Taps, to: *mut f32, plane: usize) {
     // SAFETY: the caller's promise.
     unsafe {
         match variant {
@@ -101,7 +102,7 @@ unsafe fn chunk_on<V: Lanes>(
 // Rows and columns by their indices: both are needed.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-unsafe fn chunk_of<V: Lanes, A: Algorithm>(taps: &[f32; COLUMNS * TAPS * CHUNK], to: *mut f32, plane: usize) {
+unsafe fn chunk_of<V: Lanes, A: Algorithm>(taps: &Taps, to: *mut f32, plane: usize) {
     let nr = 2 * V::WIDTH;
     // SAFETY: reads stay within COLUMNS · TAPS · CHUNK, since nr is at most COLUMNS; writes are the caller's promise.
     unsafe {

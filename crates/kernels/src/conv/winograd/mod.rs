@@ -83,9 +83,8 @@ const TASK: usize = 224;
 const GROUP: usize = 4;
 /// Pixels that are gathered by one task in i16, all their channels: half of a second-level cache.
 const GATHERED: usize = 128 << 10;
-/// Channels whose filters are transformed at a time: 36 · 320 · 32 · 4 bytes = 1.5 MB.
+/// Channels whose filters are transformed at a time in f32: 36 · 320 · 32 · 4 bytes = 1.5 MB.
 const DEPTH: usize = 320;
-const _: () = assert!(DEPTH <= sixteen::MOST_CHANNELS);
 
 /// The tiles of one convolution.
 #[derive(Clone, Copy)]
@@ -134,7 +133,11 @@ impl Tiling {
 
     /// Chunks of channels whose filters are transformed at a time: equal parts of all.
     fn depth(&self) -> usize {
-        self.chunks.div_ceil(self.chunks.div_ceil(DEPTH / CHUNK))
+        let most = match self.format {
+            Format::F32 => DEPTH,
+            Format::I16 => sixteen::MOST_CHANNELS,
+        };
+        self.chunks.div_ceil(self.chunks.div_ceil(most / CHUNK))
     }
 
     /// Values between two products of a tile's inputs before they become i16.
@@ -148,15 +151,18 @@ impl Tiling {
         self.wide.div_ceil(self.wide.div_ceil((GATHERED / column).max(1)))
     }
 
-    /// Words between two products of the filters of `chunks` chunks.
-    fn filter_plane(&self, chunks: usize) -> usize {
-        self.format.words(chunks * CHUNK) * self.nr + self.nr
+    /// Words between two products of the filters of one depth.
+    fn filter_plane(&self) -> usize {
+        match self.format {
+            Format::F32 => filters::plane(self.depth(), self.nr),
+            Format::I16 => (self.depth() * self.chunk() + 1) * self.nr,
+        }
     }
 
     /// Words of the filters of all products for one depth, their factors included.
     fn filters(&self) -> usize {
         let factors = if self.format == Format::I16 { self.nr } else { 0 };
-        self.variant.products() * (self.filter_plane(self.depth()) + factors)
+        self.variant.products() * (self.filter_plane() + factors)
     }
 
     /// Parts of the channels whose filters a task keeps: all where they are small, in i16, or all there are.
@@ -173,12 +179,7 @@ impl Tiling {
         };
         let strip = self.variant.inputs() * (tiles * self.variant.outputs() + 2) * chunks * CHUNK;
         let tiles = (TASK + 2 * self.mr).min(self.strips_per_block() * self.wide);
-        let wide = filters::plane(self.depth(), self.nr) * products;
-        let filters = match self.format {
-            Format::F32 => wide,
-            Format::I16 => wide + self.kept() * self.filters(),
-        };
-        strip.max(filters + tiles * products * self.nr)
+        strip.max(self.kept() * self.filters() + tiles * products * self.nr)
     }
 
     /// Words between two products of the same tile in `blocks` blocks of rows: a line more than they take, so that
@@ -239,7 +240,8 @@ fn block(t: &Tiling, strips: Range<usize>, x: &Input, weight: Weight, epilogue: 
     let parts = row_blocks.div_ceil(per_part);
     // Several parts in one task have their filters transformed once, if those of all channels are kept.
     let threads = rayon::current_num_threads().max(1);
-    let together = if t.kept() * t.depth() >= t.chunks { parts.div_ceil((2 * threads).div_ceil(panels)) } else { 1 };
+    let together =
+        if t.kept() * t.depth() >= t.chunks { parts.div_ceil((2 * threads).div_ceil(panels)) } else { 1 };
     let tasks = parts.div_ceil(together);
     each(tasks * panels, |i| {
         let (task, panel) = (i / panels, i % panels);
@@ -326,12 +328,9 @@ fn products(
     out: Shared,
 ) {
     let (nr, products) = (t.nr, t.variant.products());
-    let depth = t.depth();
-    let wide_plane = filters::plane(depth, nr);
+    let (depth, plane) = (t.depth(), t.filter_plane());
     let mut share = Buffer::stale(t.share());
-    let (wide, rest) = share.split_at_mut(wide_plane * products);
-    let narrow_filters = if t.format == Format::I16 { t.filters() } else { 0 };
-    let (narrow, sums) = rest.split_at_mut(t.kept() * narrow_filters);
+    let (filters, sums) = share.split_at_mut(t.kept() * t.filters());
     let keeps = t.kept() * depth >= t.chunks;
     for (p, rows) in parts.enumerate() {
         let from = rows.start * t.mr;
@@ -339,16 +338,14 @@ fn products(
         let sums = &mut sums[..count * products * nr];
         for (i, c) in (0..t.chunks).step_by(depth).enumerate() {
             let chunks = depth.min(t.chunks - c);
-            let narrow = &mut narrow[i * narrow_filters..][..narrow_filters];
+            let filters = &mut filters[i % t.kept() * t.filters()..][..t.filters()];
             if p == 0 || !keeps {
                 let channels = c * CHUNK..(c + chunks) * CHUNK;
-                filters::transform(t.variant, weight, &t.conv, n0, channels, wide_plane, wide);
-                if t.format == Format::I16 {
-                    let (from, to) = (wide.as_ptr(), narrow.as_mut_ptr());
-                    let plane = t.filter_plane(depth);
-                    let factors = narrow[plane * products..].as_mut_ptr();
-                    // SAFETY: `wide` holds the planes of all products, `narrow` as many of words, and the factors.
-                    unsafe { sixteen::filters(products, chunks * CHUNK, from, wide_plane, to, plane, factors) };
+                match t.format {
+                    Format::F32 => {
+                        filters::transform(t.variant, weight, &t.conv, n0, channels, plane, filters)
+                    }
+                    Format::I16 => sixteen::filters(t.variant, weight, &t.conv, n0, channels, plane, filters),
                 }
             }
             for p in 0..products {
@@ -357,19 +354,16 @@ fn products(
                     let height = t.mr.min(tiles - row);
                     let at = p * left.plane + (block * t.chunks + c) * t.mr * t.chunk();
                     let a = left.words[at..][..chunks * t.mr * t.chunk()].as_ptr();
-                    let to = &mut sums[((row - from) * products + p) * nr..][..(height - 1) * products * nr + nr];
+                    let to =
+                        &mut sums[((row - from) * products + p) * nr..][..(height - 1) * products * nr + nr];
                     let (to, stride) = (to.as_mut_ptr(), products * nr);
+                    let b = filters[p * plane..][..chunks * t.chunk() * nr].as_ptr();
                     // SAFETY: the slices have what the kernels read and write.
                     unsafe {
                         match t.format {
-                            Format::F32 => {
-                                let b = wide[p * wide_plane..][..chunks * CHUNK * nr].as_ptr();
-                                tile::multiply(height, chunks, a, b, to, stride, c > 0);
-                            }
+                            Format::F32 => tile::multiply(height, chunks, a, b, to, stride, c > 0),
                             Format::I16 => {
-                                let plane = t.filter_plane(depth);
-                                let b = narrow[p * plane..][..chunks * CHUNK / 2 * nr].as_ptr();
-                                let columns = narrow[plane * products + p * nr..][..nr].as_ptr();
+                                let columns = filters[plane * products + p * nr..][..nr].as_ptr();
                                 let rows = left.factors[p * left.factor_plane + row..][..height].as_ptr();
                                 tile::multiply_i16(height, chunks, a, b, to, stride, c > 0, rows, columns);
                             }

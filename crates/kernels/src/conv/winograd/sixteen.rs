@@ -3,19 +3,27 @@
 //! The transforms of F(4×4) enlarge what was rounded: in bf16 its results are 1 % off. Whole numbers of 16 bits cost the same
 //! (`vpdpwssd` beside `vdpbf16ps`) and keep more: inputs of one tile and product have 13 bits and a common factor, filters
 //! of one output as many as the sums leave room for, 15 at most. Together they are as exact as the definition in bf16.
+//! What sums can reach is bounded by the magnitudes of the filters' taps before they are transformed.
 
-use super::tile::CHUNK;
+use super::filters::{self, TAPS, Taps};
+use super::tile::{CHUNK, columns};
+use super::transforms::{Algorithm, F2, F4, MOST};
+use super::{Conv, Variant};
+use crate::Weight;
+use crate::lanes::Lanes;
+use crate::level::level;
 use crate::words::{Words, on_words};
+use std::ops::Range;
 
 /// The largest input: 13 bits.
 const INPUT: f32 = 8191.0;
 /// The largest filter.
 const FILTER: f32 = 32767.0;
 /// The largest sum of a filter's magnitudes over the channels of one sum: with inputs of [`INPUT`] it stays below 2³¹. Each of
-/// up to 512 values may have been rounded up by a half.
-const FILTER_SUM: f32 = ((1u64 << 31) as f64 / INPUT as f64) as f32 - 300.0;
-/// Channels of one sum, at most, for [`FILTER_SUM`] to hold.
-pub(super) const MOST_CHANNELS: usize = 512;
+/// [`MOST_CHANNELS`] values may have been rounded up by a half, and the bound itself by a few parts in 10⁷.
+const FILTER_SUM: f32 = ((1u64 << 31) as f64 / INPUT as f64) as f32 - 200.0;
+/// Channels of one sum, at most. The fewer, the more bits are left for each filter.
+pub(super) const MOST_CHANNELS: usize = 160;
 
 on_words! {
     /// One tile's products `[products][plane]`, of `chunks` chunks of channels each, to i16; `to` is where the first chunk of
@@ -88,55 +96,170 @@ fn factor(most: f32, sum: f32, limit: f32, sum_limit: f32) -> (f32, f32) {
 }
 
 on_words! {
-    /// Filters `[products][plane]`, of `channels` rows of two vectors of outputs each, to words of two channels, `[products][to_plane]`.
-    /// The factors of the outputs go to `factors`, two vectors for each product.
+    /// The factors of some filters, two vectors for each product, from their taps, `[chunks]` of [`Taps`]; and their inverses,
+    /// which `inverses` gets. They keep the largest magnitude and the sum of all that the transform can reach to the limits.
     ///
     /// # Safety
-    /// The memory described must be there, and what is written the caller's alone. `channels` must be even, and at most
-    /// [`MOST_CHANNELS`].
-    pub(super) fn filters(
-        products: usize, channels: usize, from: *const f32, plane: usize, to: *mut f32, to_plane: usize,
-        factors: *mut f32,
-    ) = filters_on
+    /// Factors and inverses must have room for two vectors of each product.
+    fn factors(variant: Variant, taps: &[Taps], factors: *mut f32, inverses: *mut f32) = factors_on
 }
 
 #[inline(always)]
-unsafe fn filters_on<V: Words>(
-    products: usize,
-    channels: usize,
-    from: *const f32,
-    plane: usize,
-    to: *mut f32,
-    to_plane: usize,
-    factors: *mut f32,
-) {
-    let nr = 2 * V::WIDTH;
+unsafe fn factors_on<V: Words>(variant: Variant, taps: &[Taps], factors: *mut f32, inverses: *mut f32) {
     // SAFETY: the caller's promises.
     unsafe {
-        for p in 0..products {
-            for h in [0, V::WIDTH] {
-                let from = from.add(p * plane + h);
-                let (mut most, mut sum) = ([V::splat(0.0); 2], [V::splat(0.0); 2]);
-                for c in 0..channels {
-                    let v = V::load(from.add(c * nr)).abs();
-                    most[c % 2] = most[c % 2].max(v);
-                    sum[c % 2] = sum[c % 2].add(v);
-                }
-                let (mut high, mut all) = ([0f32; 16], [0f32; 16]);
-                most[0].max(most[1]).store(high.as_mut_ptr());
-                sum[0].add(sum[1]).store(all.as_mut_ptr());
-                for l in 0..V::WIDTH {
-                    (high[l], all[l]) = factor(high[l], all[l], FILTER, FILTER_SUM);
-                }
-                V::load(high.as_ptr()).store(factors.add(p * nr + h));
-                let inverse = V::load(all.as_ptr());
-                let to = to.add(p * to_plane + h);
-                for c in (0..channels).step_by(2) {
-                    let low = V::load(from.add(c * nr)).mul(inverse);
-                    let high = V::load(from.add((c + 1) * nr)).mul(inverse);
-                    low.pair_i16(high).store(to.add(c / 2 * nr));
+        match variant {
+            Variant::F2 => factors_of::<V, F2>(taps, factors, inverses),
+            Variant::F4 => factors_of::<V, F4>(taps, factors, inverses),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn factors_of<V: Words, A: Algorithm>(taps: &[Taps], factors: *mut f32, inverses: *mut f32) {
+    let nr = 2 * V::WIDTH;
+    // SAFETY: reads stay within the chunks, since nr is at most their columns; writes are the caller's promise.
+    unsafe {
+        let zero = V::splat(0.0);
+        for h in [0, V::WIDTH] {
+            let (mut most, mut sum) = ([[zero; 3]; 3], [[zero; 3]; 3]);
+            for y in 0..3 {
+                for x in 0..3 {
+                    let (mut m, mut s) = ([zero; 2], [zero; 2]);
+                    for taps in taps {
+                        for c in 0..CHUNK {
+                            let v = V::load(taps.as_ptr().add((c * TAPS + y * 3 + x) * nr + h)).abs();
+                            m[c % 2] = m[c % 2].max(v);
+                            s[c % 2] = s[c % 2].add(v);
+                        }
+                    }
+                    most[x][y] = m[0].max(m[1]);
+                    sum[x][y] = s[0].add(s[1]);
                 }
             }
+            let (most, sum) = (reach::<V, A>(most), reach::<V, A>(sum));
+            for y in 0..A::IN {
+                for x in 0..A::IN {
+                    let (mut high, mut all) = ([0f32; 16], [0f32; 16]);
+                    most[y][x].store(high.as_mut_ptr());
+                    sum[y][x].store(all.as_mut_ptr());
+                    for l in 0..V::WIDTH {
+                        (high[l], all[l]) = factor(high[l], all[l], FILTER, FILTER_SUM);
+                    }
+                    let at = (y * A::IN + x) * nr + h;
+                    V::load(high.as_ptr()).store(factors.add(at));
+                    V::load(all.as_ptr()).store(inverses.add(at));
+                }
+            }
+        }
+    }
+}
+
+/// What the transform of filters with taps of these magnitudes, `[x][y]`, can reach at most.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+fn reach<V: Lanes, A: Algorithm>(taps: [[V; 3]; 3]) -> [[V; MOST]; MOST] {
+    let mut half = [[taps[0][0]; 3]; MOST];
+    for x in 0..3 {
+        let t = A::reach(taps[x]);
+        for y in 0..A::IN {
+            half[y][x] = t[y];
+        }
+    }
+    let mut out = [[taps[0][0]; MOST]; MOST];
+    for y in 0..A::IN {
+        out[y] = A::reach(half[y]);
+    }
+    out
+}
+
+on_words! {
+    /// The filters of one chunk of channels, transformed, times `inverses`, as words of two channels: `[products][to_plane]`.
+    ///
+    /// # Safety
+    /// The memory described must be there, and what is written the caller's alone.
+    fn chunk(variant: Variant, taps: &Taps, inverses: *const f32, to: *mut f32, to_plane: usize) = chunk_on
+}
+
+#[inline(always)]
+unsafe fn chunk_on<V: Words>(
+    variant: Variant,
+    taps: &Taps,
+    inverses: *const f32,
+    to: *mut f32,
+    to_plane: usize,
+) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        match variant {
+            Variant::F2 => chunk_of::<V, F2>(taps, inverses, to, to_plane),
+            Variant::F4 => chunk_of::<V, F4>(taps, inverses, to, to_plane),
+        }
+    }
+}
+
+// Rows and columns by their indices: both are needed.
+#[allow(clippy::needless_range_loop)]
+#[inline(always)]
+unsafe fn chunk_of<V: Words, A: Algorithm>(taps: &Taps, inverses: *const f32, to: *mut f32, to_plane: usize) {
+    let nr = 2 * V::WIDTH;
+    // SAFETY: reads of taps stay within them, since nr is at most their columns; the rest is the caller's promise.
+    unsafe {
+        let zero = V::splat(0.0);
+        for c in (0..CHUNK).step_by(2) {
+            for h in [0, V::WIDTH] {
+                let mut half = [[[zero; 3]; MOST]; 2];
+                for (i, half) in half.iter_mut().enumerate() {
+                    for x in 0..3 {
+                        let tap = taps.as_ptr().add(((c + i) * TAPS + x) * nr + h);
+                        let t = A::filter([V::load(tap), V::load(tap.add(3 * nr)), V::load(tap.add(6 * nr))]);
+                        for y in 0..A::IN {
+                            half[y][x] = t[y];
+                        }
+                    }
+                }
+                for y in 0..A::IN {
+                    let (low, high) = (A::filter(half[0][y]), A::filter(half[1][y]));
+                    for x in 0..A::IN {
+                        let p = y * A::IN + x;
+                        let inverse = V::load(inverses.add(p * nr + h));
+                        let word = low[x].mul(inverse).pair_i16(high[x].mul(inverse));
+                        word.store(to.add(p * to_plane + c / 2 * nr + h));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The filters of the outputs from `n0` on for the given channels, at most [`MOST_CHANNELS`], as words of two channels,
+/// `[products][plane]`, and behind them their factors, `[products][outputs]`; zero beyond the true ones.
+pub(super) fn filters(
+    variant: Variant,
+    weight: Weight,
+    conv: &Conv,
+    n0: usize,
+    channels: Range<usize>,
+    plane: usize,
+    out: &mut [f32],
+) {
+    let (nr, products) = (columns(level()), variant.products());
+    let (words, found) = out.split_at_mut(plane * products);
+    let chunks = channels.len() / CHUNK;
+    assert!(
+        found.len() >= nr * products && plane >= chunks * CHUNK / 2 * nr && chunks <= MOST_CHANNELS / CHUNK
+    );
+    let mut all = [[0f32; 32 * TAPS * CHUNK]; MOST_CHANNELS / CHUNK];
+    for (i, taps) in all.iter_mut().enumerate().take(chunks) {
+        filters::taps(weight, conv, n0, channels.start + i * CHUNK, taps);
+    }
+    let mut inverses = [0f32; MOST * MOST * 32];
+    // SAFETY: there is room for two vectors of each product, and for the words of all chunks, as asserted.
+    unsafe {
+        factors(variant, &all[..chunks], found.as_mut_ptr(), inverses.as_mut_ptr());
+        for (i, taps) in all.iter().enumerate().take(chunks) {
+            let to = words[i * CHUNK / 2 * nr..].as_mut_ptr();
+            chunk(variant, taps, inverses.as_ptr(), to, plane);
         }
     }
 }

@@ -21,6 +21,8 @@ pub(super) trait Algorithm {
     fn input<V: Lanes>(d: [V; MOST]) -> [V; MOST];
     /// G g.
     fn filter<V: Lanes>(g: [V; 3]) -> [V; MOST];
+    /// |G| g for magnitudes g: what [`Algorithm::filter`] can reach at most.
+    fn reach<V: Lanes>(g: [V; 3]) -> [V; MOST];
     /// Aᵀ m.
     fn output<V: Lanes>(m: [V; MOST]) -> [V; MOST];
 }
@@ -41,6 +43,12 @@ impl Algorithm for F2 {
         let half = g[0].same(0.5);
         let (even, odd) = (g[0].add(g[2]).mul(half), g[1].mul(half));
         [g[0], even.add(odd), even.sub(odd), g[2], g[0], g[0]]
+    }
+
+    #[inline(always)]
+    fn reach<V: Lanes>(g: [V; 3]) -> [V; MOST] {
+        let all = g[0].add(g[1]).add(g[2]).mul(g[0].same(0.5));
+        [g[0], all, all, g[2], g[0], g[0]]
     }
 
     #[inline(always)]
@@ -89,6 +97,17 @@ impl Algorithm for F4 {
         let even_b = g[2].mul_add(g[0].same(B2), g[0]).mul(by_b);
         let odd_b = g[1].mul(g[0].same(0.5 / (B * (B2 - A2))));
         [g[0].mul(zero), even_a.add(odd_a), even_a.sub(odd_a), even_b.add(odd_b), even_b.sub(odd_b), g[2]]
+    }
+
+    #[inline(always)]
+    fn reach<V: Lanes>(g: [V; 3]) -> [V; MOST] {
+        // As above; of the squares' differences the magnitude.
+        let apart = B2 - A2;
+        let even_a = g[2].mul_add(g[0].same(A2), g[0]).mul(g[0].same(0.5 / (A2 * apart)));
+        let even_b = g[2].mul_add(g[0].same(B2), g[0]).mul(g[0].same(0.5 / (B2 * apart)));
+        let a = g[1].mul_add(g[0].same(0.5 / (A * apart)), even_a);
+        let b = g[1].mul_add(g[0].same(0.5 / (B * apart)), even_b);
+        [g[0].mul(g[0].same(1.0 / (A2 * B2))), a, a, b, b, g[2]]
     }
 
     #[inline(always)]
