@@ -11,7 +11,7 @@ use instantstyle_nets::vae::Decoder;
 
 /// Loads a plan's decoder.
 pub fn decoder(plan: &Plan) -> Result<Decoder, Error> {
-    Decoder::load(&plan.vae, &plan.vae_place.component_or_file()?).map_err(model_error)
+    Decoder::load_in(&plan.vae, &plan.vae_place.component_or_file()?, plan.precision()).map_err(model_error)
 }
 
 /// A finished picture: decoded, and where the request says so with the pixels of `init` outside its mask put back.

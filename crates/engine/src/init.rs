@@ -114,8 +114,8 @@ pub fn of_picture(plan: &Plan, picture: &Picture) -> Result<Init, Error> {
 
 fn of_fitted(plan: &Plan, picture: Picture) -> Result<Init, Error> {
     let (width, height, factor) = (plan.width, plan.height, plan.vae.factor());
-    let encoder =
-        Encoder::load(&plan.vae, &plan.vae_place.component_or_file()?).map_err(crate::model_error)?;
+    let encoder = Encoder::load_in(&plan.vae, &plan.vae_place.component_or_file()?, plan.precision())
+        .map_err(crate::model_error)?;
     let values: Vec<f32> = picture.rgb.iter().map(|v| f32::from(*v) / 255.0 * 2.0 - 1.0).collect();
     let mask = match plan.init.as_ref().and_then(|init| init.mask.as_ref()) {
         None => None,

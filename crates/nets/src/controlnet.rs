@@ -9,7 +9,7 @@ pub use config::{ControlNetConfig, diffusers_names, is_controlnet};
 pub use control_lora::{ControlLora, is_control_lora};
 
 use crate::error::ModelError;
-use crate::layers::{Activation, Conv2d, activate};
+use crate::layers::{Activation, Conv2d, Precision, activate};
 use crate::load::Loader;
 use crate::tensor::Tensor;
 use crate::unet::trunk::{Counter, Pass, Trunk};
@@ -39,14 +39,26 @@ impl ControlNet {
     /// # Errors
     /// If a tensor is missing or of another shape than the configuration says.
     pub fn load(config: &ControlNetConfig, weights: &Weights) -> Result<Self, ModelError> {
-        let at = Loader::new(weights);
+        Self::load_in(config, weights, Precision::F32)
+    }
+
+    /// The same with operands of a precision, but for the features of the control picture, which are computed once.
+    ///
+    /// # Errors
+    /// As [`ControlNet::load`].
+    pub fn load_in(
+        config: &ControlNetConfig,
+        weights: &Weights,
+        precision: Precision,
+    ) -> Result<Self, ModelError> {
+        let at = Loader::new(weights).in_precision(precision);
         if weights.has_prefix("task_embedding") || weights.has_prefix("control_add_embedding.") {
             return Err(at.error(
                 "is a ControlNet Union, which is not supported; use a ControlNet for one kind of map",
             ));
         }
         let trunk = Trunk::load(&config.trunk, &at, &mut Counter::default())?;
-        let picture = at.at("controlnet_cond_embedding");
+        let picture = at.at("controlnet_cond_embedding").in_precision(Precision::F32);
         let widths = &config.hint_widths;
         let width = config.trunk.levels[0].width;
         let step = |(i, pair): (usize, &[usize])| {

@@ -105,8 +105,8 @@ pub(crate) struct Inputs<'a> {
 /// Loads the ControlNets that do anything.
 pub(crate) fn prepare(plan: &Plan, pictures: &[Picture], inputs: &Inputs) -> Result<Vec<Active>, Error> {
     let one = |(c, picture): (&PlannedControl, &Picture)| {
-        let net =
-            ControlNet::load(&c.config, &weights(&c.model, &plan.unet, &plan.model)?).map_err(model_error)?;
+        let weights = weights(&c.model, &plan.unet, &plan.model)?;
+        let net = ControlNet::load_in(&c.config, &weights, plan.precision()).map_err(model_error)?;
         let values = picture.rgb.iter().map(|v| f32::from(*v) / 255.0).collect();
         let hint = net.hint(&Tensor::new([1, picture.height, picture.width, 3], values));
         let alone = c.config.pooled && inputs.tokens.dim(0) > 1;

@@ -30,9 +30,17 @@ pub enum Precision {
 pub const PRECISIONS: &[(&str, Precision, &str)] = &[
     ("auto", Precision::Auto, "f32; what was used is stored with the picture"),
     ("f32", Precision::F32, "32 bits"),
-    ("bf16", Precision::Bf16, "operands of the UNet's matrix products in 16 bits, with the range of f32"),
+    (
+        "bf16",
+        Precision::Bf16,
+        "operands in 16 bits: of matrix products and attention with the range of f32, of 3x3 convolutions as whole numbers",
+    ),
     ("f16", Precision::F16, "16 bits; not on the CPU"),
-    ("int8", Precision::Int8, "operands of the UNet's matrix products in 8 bits, each row with a factor"),
+    (
+        "int8",
+        Precision::Int8,
+        "operands of the UNet's matrix products in 8 bits, each row with a factor, the rest as in bf16",
+    ),
 ];
 
 /// Whether the autoencoder works in tiles.

@@ -64,7 +64,8 @@ impl UNet {
         Self::load_in(config, weights, Precision::F32)
     }
 
-    /// The same, with the operands of fully connected layers and 1×1 convolutions in `precision`; all else is f32.
+    /// The same, with the operands of fully connected layers and 1×1 convolutions in `precision`. In bf16 and int8 those of
+    /// attention are bf16, and of 3×3 convolutions whole numbers of 16 bits; all else is f32.
     ///
     /// # Errors
     /// As [`UNet::load`].

@@ -2,10 +2,9 @@
 
 use super::VaeConfig;
 use crate::error::ModelError;
-use crate::layers::{Around, Conv2d, GroupNorm, Linear, attend};
+use crate::layers::{Around, Attended, Conv2d, GroupNorm, Linear, attend_over};
 use crate::load::Loader;
 use crate::tensor::Tensor;
-use crate::weights::Weights;
 
 /// diffusers fixes this for the autoencoder's norms.
 const EPS: f32 = 1e-6;
@@ -71,7 +70,9 @@ impl MidAttention {
     fn forward(&self, x: &Tensor) -> Tensor {
         let tokens = [x.dim(0), x.dim(1) * x.dim(2), x.dim(3)];
         let n = self.norm.forward(x).reshape(tokens);
-        let a = attend(&self.q.forward(&n), &self.k.forward(&n), &self.v.forward(&n), 1, false);
+        let (k, v) = (self.k.forward(&n), self.v.forward(&n));
+        let all = Attended { k: &k, v: &v, weight: 1.0, mask: None };
+        let a = attend_over(&self.q.forward(&n), &[all], 1, self.q.precision());
         self.out.forward_add(&a.reshape(x.shape()), x)
     }
 }
@@ -143,9 +144,8 @@ impl Decoder {
     ///
     /// # Errors
     /// If a tensor is missing or of another shape than the configuration says.
-    pub fn load(config: &VaeConfig, weights: &Weights) -> Result<Self, ModelError> {
-        let root = Loader::new(weights);
-        check(config, &root)?;
+    pub fn load(config: &VaeConfig, root: &Loader) -> Result<Self, ModelError> {
+        check(config, root)?;
         let at = root.at("decoder");
         let (groups, latents) = (config.norm_num_groups, config.latent_channels);
         let widths: Vec<usize> = config.block_out_channels.iter().rev().copied().collect();
@@ -215,9 +215,8 @@ impl Encoder {
     ///
     /// # Errors
     /// If a tensor is missing or of another shape than the configuration says.
-    pub fn load(config: &VaeConfig, weights: &Weights) -> Result<Self, ModelError> {
-        let root = Loader::new(weights);
-        check(config, &root)?;
+    pub fn load(config: &VaeConfig, root: &Loader) -> Result<Self, ModelError> {
+        check(config, root)?;
         let at = root.at("encoder");
         let groups = config.norm_num_groups;
         let widths = &config.block_out_channels;

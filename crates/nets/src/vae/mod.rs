@@ -8,6 +8,8 @@ mod tiny;
 pub use tiling::Tiling;
 
 use crate::error::ModelError;
+use crate::layers::Precision;
+use crate::load::Loader;
 use crate::tensor::Tensor;
 use crate::weights::Weights;
 
@@ -102,6 +104,12 @@ pub struct Encoder {
     net: Net<kl::Encoder, tiny::Encoder>,
 }
 
+/// The root of an autoencoder's weights. Its few products are too exact a part of a picture for 8 bits, and cost little.
+fn pictures(weights: &Weights, precision: Precision) -> Loader<'_> {
+    let precision = if precision == Precision::Int8 { Precision::Bf16 } else { precision };
+    Loader::new(weights).in_precision(precision)
+}
+
 enum Net<K, T> {
     Kl(K),
     Tiny(T),
@@ -113,10 +121,18 @@ impl Decoder {
     /// # Errors
     /// If a tensor is missing or of another shape than the configuration says.
     pub fn load(config: &VaeConfig, weights: &Weights) -> Result<Self, ModelError> {
+        Decoder::load_in(config, weights, Precision::F32)
+    }
+
+    /// The same with operands of a precision; int8 means bf16 here. Small decoders are f32 always.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn load_in(config: &VaeConfig, weights: &Weights, precision: Precision) -> Result<Self, ModelError> {
         let net = if config.is_tiny() {
             Net::Tiny(tiny::Decoder::load(config, weights)?)
         } else {
-            Net::Kl(kl::Decoder::load(config, weights)?)
+            Net::Kl(kl::Decoder::load(config, &pictures(weights, precision))?)
         };
         Ok(Decoder { config: config.clone(), net })
     }
@@ -155,11 +171,19 @@ impl Encoder {
     /// # Errors
     /// If a tensor is missing or of another shape than the configuration says.
     pub fn load(config: &VaeConfig, weights: &Weights) -> Result<Self, ModelError> {
+        Encoder::load_in(config, weights, Precision::F32)
+    }
+
+    /// The same with operands of a precision; int8 means bf16 here. Small encoders are f32 always.
+    ///
+    /// # Errors
+    /// As [`Encoder::load`].
+    pub fn load_in(config: &VaeConfig, weights: &Weights, precision: Precision) -> Result<Self, ModelError> {
         Ok(Encoder {
             net: if config.is_tiny() {
                 Net::Tiny(tiny::Encoder::load(config, weights)?)
             } else {
-                Net::Kl(kl::Encoder::load(config, weights)?)
+                Net::Kl(kl::Encoder::load(config, &pictures(weights, precision))?)
             },
         })
     }
