@@ -14,7 +14,7 @@ pub(crate) trait Words: Lanes {
     /// Rounds to the nearest whole number, ties to even, which must fit into i16: `self` becomes the lower half of each word.
     fn pair_i16(self, high: Self) -> Self;
     /// From the bits of i32 to the nearest f32.
-    fn from_i32(self) -> Self;
+    fn whole_to_f32(self) -> Self;
     /// Magnitudes.
     fn abs(self) -> Self;
     /// Rounds to the nearest whole numbers, ties to even, which must fit into i16, and writes them one after the other.
@@ -76,7 +76,7 @@ impl Words for Portable {
         out
     }
     #[inline(always)]
-    fn from_i32(self) -> Self {
+    fn whole_to_f32(self) -> Self {
         let mut out = self;
         for o in &mut out.0 {
             *o = o.to_bits() as i32 as f32;
@@ -128,7 +128,7 @@ mod x86 {
                 }
             }
             #[inline(always)]
-            fn from_i32(self) -> Self {
+            fn whole_to_f32(self) -> Self {
                 // SAFETY: as above.
                 Self(unsafe { $wide($from(self.0)) })
             }
@@ -301,7 +301,7 @@ mod tests {
                 c.dot_bf16(a.pair_bf16(b), b.pair_bf16(c)).store(out[2][i..].as_mut_ptr());
                 let sum = a.same(f32::from_bits(7)).dot_i16(ka.pair_i16(kb), kb.pair_i16(ka));
                 sum.store(out[3][i..].as_mut_ptr());
-                sum.from_i32().abs().store(out[4][i..].as_mut_ptr());
+                sum.whole_to_f32().abs().store(out[4][i..].as_mut_ptr());
                 ka.store_i16(whole[i..].as_mut_ptr());
             }
         }

@@ -27,7 +27,7 @@ pub(crate) fn exp2_short_lanes<V: Lanes>(x: V) -> V {
     let x = x.max(x.same(-126.0));
     let magic = x.add(x.same(ROUND));
     let r = x.sub(magic.sub(x.same(ROUND)));
-    let mut p = x.same(5.517_166_9e-2);
+    let mut p = x.same(5.517_167e-2);
     for c in [2.426_111_3e-1, 6.932_609_7e-1, 9.999_280_6e-1] {
         p = p.mul_add(r, x.same(c));
     }

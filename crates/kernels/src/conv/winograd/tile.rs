@@ -116,7 +116,7 @@ unsafe fn tile_of_i16<V: Words, const ROWS: usize>(
             let row = V::splat(*row_factors.add(r));
             for h in [0, V::WIDTH] {
                 let (to, whole) = (to.add(r * stride + h), whole.as_ptr().add(2 * r * V::WIDTH + h));
-                let sum = V::load(whole).from_i32().mul(V::load(column_factors.add(h)));
+                let sum = V::load(whole).whole_to_f32().mul(V::load(column_factors.add(h)));
                 let sum = if add { sum.mul_add(row, V::load(to)) } else { sum.mul(row) };
                 sum.store(to);
             }
