@@ -177,3 +177,27 @@ fn schedules_that_do_not_fit_are_refused() {
     assert!(build(Some("dpmpp_2m_karras"), Some("karras"), &config, 5).is_ok());
     assert!(build(Some("LMS Karras"), Some("karras"), &config, 5).is_ok());
 }
+
+/// The clean samples of previews against diffusers' `pred_original_sample` (`testkit/recipe/implied.py`).
+#[test]
+fn implied_samples_are_those_of_diffusers() {
+    let json: Value =
+        serde_json::from_str(include_str!("../../tests/fixtures/implied.json")).expect("the fixture is JSON");
+    let cases = json.as_array().expect("a list");
+    assert_eq!(cases.len(), 16);
+    for case in cases {
+        let name = format!("{} {}", case["sampler"], case["config_name"]);
+        let config = SchedulerConfig::from_json(&case["config"]).expect("a sound configuration");
+        let steps = case["steps"].as_u64().expect("steps") as usize;
+        let sampler = build(case["sampler"].as_str(), None, &config, steps).expect("a sampler");
+        let numbers = |key: &str| -> Vec<f32> {
+            case[key].as_array().into_iter().flatten().filter_map(Value::as_f64).map(|v| v as f32).collect()
+        };
+        let (sample, output, want) = (numbers("sample"), numbers("output"), numbers("clean"));
+        let call = case["call"].as_u64().expect("a call") as usize;
+        let got = implied(sampler.as_ref(), config.prediction_type(), call, &output, &sample);
+        let far: f32 = got.iter().zip(&want).map(|(a, b)| (a - b).powi(2)).sum::<f32>().sqrt();
+        let size: f32 = want.iter().map(|v| v * v).sum::<f32>().sqrt();
+        assert!(want.len() == 24 && far < 1e-4 * size, "{name}: {far} of {size}");
+    }
+}
