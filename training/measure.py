@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import export
+import guided
 import networks
 import train
 import world
@@ -173,6 +174,7 @@ def main():
         "contents": world.CONTENTS, "styles": world.STYLES, "colours": world.COLOURS,
         "defaults": dict(width=128, height=128, steps=20, guidance=GUIDANCE, sampler="ddim", subtract_scale=subtract),
         "presets": presets,
+        "b_lora": guided.PARTS,
         "demo": {"prompt": "a house", "seed": 11, "references": [
             {"image": f"references/{s}-{c}.png", "content": f"a {c}", "style": s} for c, s in export.REFERENCES]},
         "figures": dict(steps=STEPS, guidance=GUIDANCE, seeds="1000 + row of 50", judges=judges, named=named, reference=figures,
@@ -272,7 +274,10 @@ The adapter at weight 1 in one group only. Sheet: `docs/embedded/sites.jpg`. The
 {', '.join(card['presets']['style'])}; layout = {', '.join(card['presets']['layout'])}.
 
 {table(f['sites'], columns)}
-{scales}Training: {json.dumps(card['training'])}.
+{scales}Companions of `training/guided.py`: a canny Control-LoRA in `controls/`, LoRAs in `loras/`, drawings to use them on in `drawings/`;
+their figures, measured by the program itself (`crates/engine/tests/behaviour/guided.rs`), are in `guided.json`.
+
+Training: {json.dumps(card['training'])}.
 """
     with open(f"{FOLDER}/CARD.md", "w") as out:
         out.write(text)

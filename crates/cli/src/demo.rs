@@ -1,16 +1,18 @@
 //! `instantstyle demo`: what the methods do, on the embedded model.
 
+mod guided;
+
 use crate::generate::png;
 use crate::output::{self, Files};
 use crate::progress::{self, Progress};
-use crate::sheet::{Column, Row, sheet};
+use crate::sheet::{Column, Part, Row, sheet};
 use crate::{print, say};
 use clap::ArgMatches;
-use indicatif::ProgressBar;
 use instantstyle_engine::picture::{Picture, encode_png};
 use instantstyle_engine::plan::Plan;
 use instantstyle_engine::request::{Inject, Preset, Reference, Request, Subtract};
-use instantstyle_engine::{Error, Output, embedded, generate};
+use instantstyle_engine::{Error, embedded, generate};
+use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,7 +22,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 struct Method {
     /// Part of the file names.
     name: &'static str,
-    column: Column,
+    heading: &'static str,
+    about: &'static str,
     /// Parts of the UNet; `None` leaves the reference out.
     inject: Option<Preset>,
     /// Whether the reference's content is subtracted.
@@ -34,7 +37,7 @@ const fn method(
     inject: Option<Preset>,
     subtract: bool,
 ) -> Method {
-    Method { name, column: Column { heading, about }, inject, subtract }
+    Method { name, heading, about, inject, subtract }
 }
 
 const METHODS: &[Method] = &[
@@ -105,20 +108,31 @@ fn prepare(folder: &Path) -> Result<bool, Error> {
 fn paint(script: &Script, folder: &Path, quiet: bool, stop: Arc<AtomicBool>) -> Result<PathBuf, Error> {
     let lines = !std::io::stderr().is_terminal();
     // Without a reference the picture is the same in every row: it is painted once.
-    let pictures = script.shown.len() * (METHODS.len() - 1) + 1;
+    let pictures = script.shown.len() * (METHODS.len() - 1) + 1 + guided::pictures(script);
     let bar = progress::bar(
         quiet || lines,
         pictures as u64,
         "painting [{bar:40}] {pos}/{len} {elapsed} < {eta} {msg}",
     );
-    let mut files = Files::default();
+    let files = RefCell::new(Files::default());
+    let mut paint_one = |name: &str, request: &Request| -> Result<Picture, Error> {
+        bar.set_message(name.to_owned());
+        let plan = Plan::resolve(request)?;
+        let output = generate(&plan, &mut Progress::inner(&bar, stop.clone()))?
+            .pop()
+            .ok_or_else(|| Error::Internal("no picture was made".into()))?;
+        files.borrow_mut().add(&folder.join(format!("{name}.png")), &png(&plan, 0, &output)?)?;
+        bar.inc(1);
+        if lines && !quiet {
+            say(&format!("{} of {pictures}: {name}, {:.0} s", bar.position(), bar.elapsed().as_secs_f64()));
+        }
+        Ok(output.picture)
+    };
     let mut alone: Option<Picture> = None;
     let mut rows = Vec::new();
     for shown in &script.shown {
-        let bytes = embedded::file(&shown.image)
-            .ok_or_else(|| Error::Internal(format!("{} is not in the embedded model", shown.image)))?;
-        let reference = Picture::decode(bytes, &shown.image)?;
-        files.add(
+        let reference = inside(&shown.image)?;
+        files.borrow_mut().add(
             &folder.join(format!("reference-{}.png", dashed(&shown.style))),
             &encode_png(&reference, &[]),
         )?;
@@ -133,30 +147,25 @@ fn paint(script: &Script, folder: &Path, quiet: bool, stop: Arc<AtomicBool>) -> 
                 None => method.name.to_owned(),
                 Some(_) => format!("{}-{}", dashed(&shown.style), method.name),
             };
-            bar.set_message(name.clone());
-            let (plan, output) = one(script, shown, method, &bar, stop.clone())?;
-            files.add(&folder.join(format!("{name}.png")), &png(&plan, 0, &output)?)?;
+            let picture = paint_one(&name, &request(script, shown, method))?;
             if method.inject.is_none() {
-                alone = Some(output.picture.clone());
+                alone = Some(picture.clone());
             }
-            row.pictures.push(output.picture);
-            bar.inc(1);
-            if lines && !quiet {
-                say(&format!(
-                    "{} of {pictures}: {name}, {:.0} s",
-                    bar.position(),
-                    bar.elapsed().as_secs_f64()
-                ));
-            }
+            row.pictures.push(picture);
         }
         rows.push(row);
     }
+    let mut parts = vec![Part {
+        title: format!("\"{}\", seed {}, in the style of each reference", script.prompt, script.seed),
+        first: "reference",
+        columns: METHODS.iter().map(|m| column(m.heading, m.about)).collect(),
+        rows,
+    }];
+    parts.extend(guided::parts(script, &mut paint_one)?);
     bar.finish_and_clear();
-    let title = format!("\"{}\", seed {}, in the style of each reference", script.prompt, script.seed);
-    let columns: Vec<Column> = METHODS.iter().map(|m| m.column).collect();
-    let sheet =
-        sheet(&title, &columns, &rows).ok_or_else(|| Error::Internal("the sheet has no pictures".into()))?;
+    let sheet = sheet(&parts).ok_or_else(|| Error::Internal("the sheet has no pictures".into()))?;
     let path = folder.join("sheet.png");
+    let mut files = files.into_inner();
     files.add(&path, &encode_png(&sheet, &[]))?;
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Cancelled);
@@ -165,24 +174,30 @@ fn paint(script: &Script, folder: &Path, quiet: bool, stop: Arc<AtomicBool>) -> 
     Ok(path)
 }
 
-fn one(
-    script: &Script,
-    shown: &Shown,
-    method: &Method,
-    bar: &ProgressBar,
-    stop: Arc<AtomicBool>,
-) -> Result<(Plan, Output), Error> {
-    let mut request =
-        Request { prompt: script.prompt.clone(), seed: Some(script.seed), ..Request::default() };
+/// A picture of the embedded model.
+fn inside(path: &str) -> Result<Picture, Error> {
+    let bytes = embedded::file(path)
+        .ok_or_else(|| Error::Internal(format!("{path} is not in the embedded model")))?;
+    Ok(Picture::decode(bytes, path)?)
+}
+
+fn column(heading: &str, about: &str) -> Column {
+    Column { heading: heading.to_owned(), about: about.to_owned() }
+}
+
+fn plain(script: &Script, prompt: String) -> Request {
+    Request { prompt, seed: Some(script.seed), ..Request::default() }
+}
+
+fn request(script: &Script, shown: &Shown, method: &Method) -> Request {
+    let mut request = plain(script, script.prompt.clone());
     if let Some(preset) = method.inject {
         let mut reference = Reference::new(Path::new("embedded").join(&shown.image));
         reference.inject = Inject::Preset(preset);
         reference.subtract = method.subtract.then(|| Subtract { text: shown.content.clone(), scale: None });
         request.references.push(reference);
     }
-    let plan = Plan::resolve(&request)?;
-    let output = generate(&plan, &mut Progress::inner(bar, stop))?.pop();
-    output.map(|output| (plan, output)).ok_or_else(|| Error::Internal("no picture was made".into()))
+    request
 }
 
 fn dashed(text: &str) -> String {

@@ -3,20 +3,32 @@
 use font8x8::UnicodeFonts;
 use instantstyle_engine::picture::{Filter, Picture, resize};
 
-/// A column of methods.
-#[derive(Clone, Copy)]
+/// A column of a part.
+#[derive(Clone)]
 pub struct Column {
     /// Its name.
-    pub heading: &'static str,
+    pub heading: String,
     /// What it does, in a few words.
-    pub about: &'static str,
+    pub about: String,
+}
+
+/// Rows of the same columns.
+pub struct Part {
+    /// Above its headings.
+    pub title: String,
+    /// What the first pictures of its rows are.
+    pub first: &'static str,
+    /// Of the other pictures.
+    pub columns: Vec<Column>,
+    /// The pictures.
+    pub rows: Vec<Row>,
 }
 
 /// A row of pictures.
 pub struct Row {
     /// Below the first picture.
     pub caption: String,
-    /// The reference, then one for each column.
+    /// What is given, then one for each column.
     pub pictures: Vec<Picture>,
 }
 
@@ -32,13 +44,27 @@ const BLACK: [u8; 3] = [24, 24, 24];
 const GREY: [u8; 3] = [112, 112, 112];
 const WHITE: u8 = 255;
 
-/// Draws a sheet: a title, the columns' headings, and the rows. `None` without pictures.
-pub fn sheet(title: &str, columns: &[Column], rows: &[Row]) -> Option<Picture> {
+/// Draws a sheet, its parts one below the other. `None` without pictures.
+pub fn sheet(parts: &[Part]) -> Option<Picture> {
+    let drawn = parts.iter().map(part).collect::<Option<Vec<_>>>()?;
+    let width = drawn.iter().map(|p| p.width).max()?;
+    let mut canvas = Canvas::new(width, drawn.iter().map(|p| p.height).sum());
+    let mut y = 0;
+    for picture in &drawn {
+        canvas.paste(picture, 0, y);
+        y += picture.height;
+    }
+    Picture::new(canvas.width, canvas.height, canvas.rgb)
+}
+
+/// A title, the columns' headings, and the rows.
+fn part(part: &Part) -> Option<Picture> {
+    let Part { title, columns, rows, .. } = part;
     let first = rows.first()?.pictures.first()?;
     let factor = (SIDE / first.width.max(first.height)).max(1);
     let (w, h) = (first.width * factor, first.height * factor);
     let letters = w / LETTER;
-    let abouts: Vec<Vec<String>> = columns.iter().map(|c| wrapped(c.about, letters)).collect();
+    let abouts: Vec<Vec<String>> = columns.iter().map(|c| wrapped(&c.about, letters)).collect();
     let captions: Vec<Vec<String>> = rows.iter().map(|r| wrapped(&r.caption, letters)).collect();
     let lines = |texts: &[Vec<String>]| texts.iter().map(Vec::len).max().unwrap_or(0);
     let heading = GAP + LINE + lines(&abouts) * LINE;
@@ -48,10 +74,10 @@ pub fn sheet(title: &str, columns: &[Column], rows: &[Row]) -> Option<Picture> {
     let mut canvas = Canvas::new(width, title_height + heading + row_height * rows.len() + GAP / 2);
 
     canvas.text(title, GAP, GAP + LINE / 2, BLACK);
-    canvas.text("reference", GAP, title_height + GAP, BLACK);
+    canvas.text(part.first, GAP, title_height + GAP, BLACK);
     for (i, (column, about)) in columns.iter().zip(&abouts).enumerate() {
         let x = GAP + (w + GAP) * (i + 1);
-        canvas.text(column.heading, x, title_height + GAP, BLACK);
+        canvas.text(&column.heading, x, title_height + GAP, BLACK);
         for (l, line) in about.iter().enumerate() {
             canvas.text(line, x, title_height + GAP + LINE * (l + 1), GREY);
         }
@@ -135,13 +161,18 @@ mod tests {
     #[test]
     fn a_sheet_holds_every_picture() {
         let grey = |v: u8| Picture::new(64, 64, vec![v; 64 * 64 * 3]).unwrap();
-        let columns = [Column { heading: "one", about: "the first" }, Column { heading: "two", about: "" }];
-        let rows = [Row { caption: "a cat".into(), pictures: vec![grey(10), grey(100), grey(200)] }];
-        let sheet = sheet("title", &columns, &rows).unwrap();
-        for v in [10, 100, 200] {
+        let column = |heading: &str, about: &str| Column { heading: heading.into(), about: about.into() };
+        let part = |values: &[u8]| Part {
+            title: "title".into(),
+            first: "reference",
+            columns: vec![column("one", "the first"), column("two", "")],
+            rows: vec![Row { caption: "a cat".into(), pictures: values.iter().map(|v| grey(*v)).collect() }],
+        };
+        let sheet = sheet(&[part(&[10, 100, 200]), part(&[50, 60])]).unwrap();
+        for v in [10, 100, 200, 50, 60] {
             let n = sheet.rgb.as_chunks::<3>().0.iter().filter(|p| **p == [v; 3]).count();
             assert_eq!(n, 256 * 256, "{v}");
         }
-        assert!(super::sheet("title", &columns, &[]).is_none());
+        assert!(super::sheet(&[Part { rows: Vec::new(), ..part(&[]) }]).is_none());
     }
 }

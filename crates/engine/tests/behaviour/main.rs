@@ -2,6 +2,7 @@
 //! apart, on drawn pictures (`training/train.py judges`). The model's card has the figures over more pictures; here fewer
 //! pictures must come near them, so that a fault in the engine that spoils pictures is found whatever the numbers say.
 
+mod guided;
 mod judge;
 
 use instantstyle_engine::picture::Picture;
