@@ -73,7 +73,9 @@ def main():
             parts["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_G))
     for name, part in parts.items():
         random_weights(part, f"{a.folder}/{name}", "model" if "text" in name else "diffusion_pytorch_model")
-    (EulerDiscreteScheduler(**SD) if xl else PNDMScheduler(**SD, skip_prk_steps=True)).save_pretrained(f"{a.folder}/scheduler")
+    # As the published models'; single files, which carry no scheduler, stand for these.
+    sampler = EulerDiscreteScheduler(**SD, timestep_spacing="leading") if xl else PNDMScheduler(**SD, skip_prk_steps=True)
+    sampler.save_pretrained(f"{a.folder}/scheduler")
     tokenizer(f"{a.folder}/tokenizer", a.bpe, "<|endoftext|>")
     index = {"_class_name": "StableDiffusionXLPipeline" if xl else "StableDiffusionPipeline",
              "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],

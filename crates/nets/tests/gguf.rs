@@ -133,6 +133,8 @@ fn lies_are_named() {
         (Lie { values: 3, ..HONEST }, "incomplete: tensor w needs"),
         (Lie { shape: vec![1 << 40, 1 << 40], ..HONEST }, "a shape that fits in memory"),
         (Lie { shape: vec![u64::MAX], ..HONEST }, "a shape that fits in memory"),
+        // Nothing, of sides whose product overflows.
+        (Lie { shape: vec![1 << 40, 1 << 40, 0], ..HONEST }, "a shape that fits in memory"),
         (Lie { shape: vec![1; 17], ..HONEST }, "at most 16 axes"),
         (Lie { kind: 8, shape: vec![31], ..HONEST }, "rows of whole blocks of 32 values (Q8_0), found [31]"),
         (Lie { kind: 8, ..HONEST }, "rows of whole blocks"),

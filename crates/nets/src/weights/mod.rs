@@ -139,11 +139,11 @@ impl fmt::Debug for Stored {
 
 /// Bytes of a tensor; `None` if no machine could hold it.
 fn size_in_bytes(dtype: Dtype, shape: &[usize]) -> Option<usize> {
-    // Zeros first, so that [0, huge, huge] is empty rather than an overflow.
+    // [0, huge, huge] is refused, too: products of its sides would overflow elsewhere.
+    let values = shape.iter().try_fold(1usize, |n, d| n.checked_mul((*d).max(1)))?;
     if shape.contains(&0) {
         return Some(0);
     }
-    let values = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d))?;
     let (unit, bytes) = dtype.unit();
     let bytes = (values / unit).checked_mul(bytes)?;
     (values % unit == 0 && bytes <= isize::MAX as usize).then_some(bytes)
