@@ -272,9 +272,11 @@ fn controls(plan: &Plan, rows: usize) -> Result<(u64, u64), Error> {
     let (h, w) = latents(plan);
     let (mut mapped, mut own, mut hint, mut residuals) = (0, 0, 0, 0);
     for c in plan.controls.iter().filter(|c| c.acts()) {
-        let (in_file, loaded) = network(&c.model.component_or_file()?, 0);
-        mapped += in_file;
-        own += loaded + c.merged * 4 + c.config.trunk.context_bytes(rows, PROMPT);
+        let weights = c.model.component_or_file()?;
+        let (in_file, loaded) = network(&weights, 0);
+        let (released, packed) = packed_bytes(&weights, plan.precision());
+        mapped += in_file - released;
+        own += loaded + packed + c.merged * 4 + c.config.trunk.context_bytes(rows, PROMPT);
         hint = c.config.hint_bytes(plan.height, plan.width).max(hint);
         // The sum of those before, and its own.
         residuals =
