@@ -84,7 +84,8 @@ class Bench:
         wanted, shown = torch.tensor(self.wanted[:n]), torch.tensor(self.shown[:n])
         percent = lambda right: round(100 * float(right.float().mean()), 1)
         row = torch.arange(n)
-        return dict(content=percent((a.argmax(1) == wanted)), style=percent(b.argmax(1) == style),
+        by_style = {name: percent(b.argmax(1)[style == k] == k) for k, name in enumerate(world.STYLES) if (style == k).any()}
+        return dict(by_style=by_style, content=percent((a.argmax(1) == wanted)), style=percent(b.argmax(1) == style),
                     palette=percent((c.view(n, 2, -1).argmax(2) == colours).all(1)),
                     leak=percent((a[row, shown] > 0) | (a.argmax(1) == shown)), pictures=n)
 
@@ -215,6 +216,23 @@ def study(bench, count):
     return groups, presets, scales, subtract
 
 
+def weak(card):
+    """What is weak, in words; the styles from the figures of named prompts."""
+    by, rows = card["figures"]["named"]["by_style"], card["figures"]["reference"]
+    below = lambda what: ", ".join(f"{s} ({f[what]})" for s, f in by.items() if f[what] < 85) or "none"
+    subtraction = next(n for n in rows if n.startswith("subtraction"))
+    shown = sorted((v, k) for k, v in rows["style"]["by_style"].items() if v < 85)
+    return f"""What is weak:
+
+- Front and back often come out in colours that lie near each other where the prompt names none, and the content is hard to tell then. Named
+  contents below 85 %: {below("content")}.
+- Fine patterns mix: flat areas get a trace of a checker, stitches lose their crosses, pixels glow like neon. Named styles below 85 %:
+  {below("style")}; with a reference, by style injection, {", ".join(f"{k} ({v})" for v, k in shown)}.
+- The reference's colours are not taken over by any row (palette).
+- Subtraction does harm here: the reference's content comes out more often with it ({rows[subtraction]["leak"]} % at {subtraction.split(", ")[1]}) than
+  without ({rows["plain adapter, 1.0"]["leak"]} %), and the prompt's less."""
+
+
 def table(rows, columns):
     head = "| | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns) + "\n"
     return head + "".join(f"| {name} | " + " | ".join(str(row[c]) for c in columns) + " |\n" for name, row in rows.items())
@@ -254,6 +272,8 @@ there so that the program shows what it does anywhere and its tests measure beha
 
 {goals(card)}
 
+{weak(card)}
+
 All figures are percentages by judges trained apart on drawn pictures (right on 2000 held-out pictures: contents
 {100 * f['judges']['contents']:.1f} %, style {100 * f['judges']['style']:.1f} %, both colours {100 * f['judges']['colours']:.1f} %), with
 DDIM, {f['steps']} steps, guidance {f['guidance']}, seeds {f['seeds']}.
@@ -277,7 +297,7 @@ The adapter at weight 1 in one group only. Sheet: `docs/embedded/sites.jpg`. The
 {scales}Companions of `training/guided.py`: a canny Control-LoRA in `controls/`, LoRAs in `loras/`, drawings to use them on in `drawings/`;
 their figures, measured by the program itself (`crates/engine/tests/behaviour/guided.rs`), are in `guided.json`.
 
-Training: {json.dumps(card['training'])}.
+Training, by the recipe: {json.dumps(card['training'])}. `training/README.md` says what this model went through.
 """
     with open(f"{FOLDER}/CARD.md", "w") as out:
         out.write(text)

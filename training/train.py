@@ -1,6 +1,6 @@
 """Trains the embedded model from nothing: `python train.py all --out run`. Every stage resumes from its checkpoint.
 
-Stages: vae, clip, vision, judges, latents, decoder, unet, polish, adapter, export; `restore` starts from an exported model.
+Stages: vae, clip, vision, judges, latents, decoder, unet, polish, adapter, distil, export; `restore` starts from an exported model.
 Budgets are in steps; README.md says which made the published model.
 """
 
@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 import networks
 import world
 
-STEPS = dict(vae=8500, clip=1000, vision=2000, judges=3500, decoder=4300, unet=12000, polish=1200, adapter=900)
+STEPS = dict(vae=8500, clip=1000, vision=2000, judges=3500, decoder=4300, unet=12000, polish=1200, adapter=3500, distil=500)
 PICTURES = 24000
 # Of the decoder, what changes least: it stays as it was, so that a repository can keep the difference of two models only.
 KEPT = ("decoder.conv_in", "decoder.mid_block.attentions", "decoder.mid_block.resnets.0", "decoder.up_blocks.0.upsamplers")
@@ -33,6 +33,8 @@ GAINS = [1., .8, .8, .5, .6, .6] + [.8] * 6
 # Where the adapter learns. The published UNet reads its text there alone: elsewhere, with other words or none, its error stays the
 # same. Empty for everywhere.
 SITES = "up_blocks.1."
+STYLE_SITE = "up_blocks.1.attentions.1."  # of them, the one that says the look
+WEIGHTS = dict(flat=2., checker=2., pixel=2., stitch=2., blueprint=1.5, pointillism=1.5)  # styles that an adapter learns last, drawn more often
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -641,44 +643,117 @@ def adapter_parameters(model):
     return {n: p for n, p in model.named_parameters() if "_ip." in n or "encoder_hid_proj" in n}
 
 
+def picture_features(out, data, tower):
+    """The image tower's features of all training pictures, made once."""
+    path = f"{out}/features.pt"
+    if not os.path.exists(path):
+        with torch.no_grad():
+            e = torch.cat([tower(pixel_values=clip_pixels(data.pictures[i:i + 100])).image_embeds.float() for i in range(0, PICTURES, 100)])
+        torch.save(e, path)
+    return torch.load(path, map_location=DEVICE)
+
+
+class Alike:
+    """Finds to a picture one of the same style and colours with other contents; the picture itself where there is none."""
+
+    def __init__(self, data):
+        self.scenes, self.groups = data.scenes, {}
+        for j, s in enumerate(data.scenes):
+            self.groups.setdefault((s.style, *s.colours), []).append(j)
+
+    def __call__(self, rng, j):
+        s = self.scenes[j]
+        near = [k for k in self.groups[(s.style, *s.colours)] if not set(self.scenes[k].contents) & set(s.contents)]
+        return int(rng.choice(near)) if near else j
+
+
+def chances(data):
+    """Running sums of how often each picture is drawn, by `WEIGHTS`."""
+    weights = np.array([WEIGHTS.get(s.style, 1.) for s in data.scenes])
+    return np.cumsum(weights / weights.sum())
+
+
+def reach(model, sites):
+    """The adapter at weight 1 at the sites that begin so, at 0 elsewhere; nowhere for None."""
+    for name, processor in model.attn_processors.items():
+        if "attn2" in name:
+            processor.scale = [float(sites is not None and name.startswith(sites))]
+
+
 def adapter(out, steps):
-    """As published: the UNet frozen, the picture as its own prompt, each condition dropped now and then; the text mostly,
-    since these captions say all about the content, and the adapter would leave it to them (leak 3 % with half of the texts)."""
-    data, words, z = Data(out), networks.WordTokens(), torch.load(f"{out}/latents.pt", mmap=True)["z"]
+    """As published in half of the batches: the UNet frozen, the picture as its own prompt, each condition dropped now and then; the
+    text mostly, since these captions say all about the content, and the adapter would leave it to them (leak 3 % with half of the
+    texts). The other half learns what style injection asks: the adapter at `STYLE_SITE` alone, the content in the text, a reference
+    of the same style and colours with another content, and the error of the look channels only."""
+    data, words, z = Data(out), networks.WordTokens(), torch.load(f"{out}/latents.pt")["z"]
     text, tower, _ = load_clip(out)
     schedule = networks.noise_schedule()
     model, = load(out, "unet", networks.build_unet())
     model._load_ip_adapter_weights([adapter_start(model, out, read_as_text(data, text, tower, words))])
     model.requires_grad_(False).to(DEVICE)
-    for name, processor in model.attn_processors.items():
-        if "attn2" in name and not name.startswith(SITES):
-            processor.scale = [0.]
+    features = picture_features(out, data, tower)
+    weigh, near = chances(data), Alike(data)
     trained = nn.ParameterDict({n.replace(".", "/"): p for n, p in adapter_parameters(model).items()
                                 if n.startswith((SITES, "encoder_hid_proj"))}).requires_grad_(True)
 
     def loss(rng):
-        i = np.sort(rng.integers(0, PICTURES, BATCH))
+        style = rng.random() < .5
+        reach(model, STYLE_SITE if style else SITES)
+        i = np.minimum(np.searchsorted(weigh, np.sort(rng.random(BATCH))), PICTURES - 1)
         drop = rng.random(BATCH)
-        states, pooled = prompt(text, words, ["" if d < .8 else data.scenes[j].caption(True, False, False) for j, d in zip(i, drop)])
-        with torch.no_grad():
-            e = tower(pixel_values=clip_pixels(data.pictures[i])).image_embeds.float()
-        e[torch.from_numpy((drop > .76) & (drop < .82)).to(DEVICE)] = 0
+        dropped = drop < (.04 if style else .9)
+        states, pooled = prompt(text, words, ["" if d else data.scenes[j].caption(True, False, False) for j, d in zip(i, dropped)])
+        e = features[[near(rng, j) for j in i] if style else i].clone()
+        e[torch.from_numpy((drop < .06) if style else (drop > .86) & (drop < .92)).to(DEVICE)] = 0
         x = z[i].float().to(DEVICE)
         noise, t = torch.randn_like(x), torch.from_numpy(rng.integers(400, 1000, BATCH)).to(DEVICE)  # later all is in the picture
         with autocast():
             o = model(schedule.add_noise(x, noise, t), t, states,
                       added_cond_kwargs=added(pooled) | dict(image_embeds=[e[:, None]])).sample
-        return F.mse_loss(o.float(), schedule.get_velocity(x, noise, t))
+        k = networks.SHAPE_CHANNELS if style else 0
+        return F.mse_loss(o.float()[:, k:], schedule.get_velocity(x, noise, t)[:, k:])
 
     loop(out, "adapter", [trained], loss, 1e-3, steps, weight_decay=1e-2)
+
+
+def distil(out, steps):
+    """The adapter's keys and values at `STYLE_SITE` once more, taught by the UNet itself: with the content as text and a reference of
+    the same style and colours with another content, the look is to be predicted as with the whole caption as text and no adapter.
+    Without the noise of drawn examples, differences of fine patterns count from the first steps."""
+    data, words, z = Data(out), networks.WordTokens(), torch.load(f"{out}/latents.pt")["z"]
+    text, tower, _ = load_clip(out)
+    schedule, model, features, k = networks.noise_schedule(), load_adapted(out), picture_features(out, data, tower), networks.SHAPE_CHANNELS
+    weigh, near = chances(data), Alike(data)
+    trained = nn.ParameterDict({n.replace(".", "/"): p for n, p in adapter_parameters(model).items() if n.startswith(STYLE_SITE)}).requires_grad_(True)
+
+    def loss(rng):
+        i = np.minimum(np.searchsorted(weigh, np.sort(rng.random(BATCH))), PICTURES - 1)
+        states, pooled = prompt(text, words, [data.scenes[j].caption(True, False, False) for j in i])
+        whole, _ = prompt(text, words, [data.scenes[j].caption() for j in i])
+        e, x = features[[near(rng, j) for j in i]], z[i].float().to(DEVICE)
+        t = torch.from_numpy(rng.integers(200, 1000, BATCH)).to(DEVICE)
+        x = schedule.add_noise(x, torch.randn_like(x), t)
+        condition = added(pooled) | dict(image_embeds=[e[:, None]])
+        with autocast():
+            reach(model, None)
+            with torch.no_grad():
+                wanted = model(x, t, whole, added_cond_kwargs=condition).sample.float()
+            reach(model, STYLE_SITE)
+            o = model(x, t, states, added_cond_kwargs=condition).sample.float()
+        return F.mse_loss(o[:, k:], wanted[:, k:])
+
+    loop(out, "distil", [trained], loss, 1e-3, steps, weight_decay=0.)
 
 
 def load_adapted(out):
     """The UNet with the trained adapter attached."""
     model, = load(out, "unet", networks.build_unet())
     model._load_ip_adapter_weights([adapter_start(model, out)])
-    average = torch.load(f"{out}/adapter.ckpt", map_location=DEVICE)["average"]
-    trained = {n.split(".", 1)[1].replace("/", "."): v for n, v in average.items()}
+    trained = {}
+    for path in (f"{out}/adapter.ckpt", f"{out}/distil.ckpt"):
+        if os.path.exists(path):
+            average = torch.load(path, map_location=DEVICE)["average"]
+            trained |= {n.split(".", 1)[1].replace("/", "."): v for n, v in average.items()}
     with torch.no_grad():
         for n, p in adapter_parameters(model).items():
             if n in trained:
@@ -687,7 +762,7 @@ def load_adapted(out):
 
 
 def main():
-    stages = dict(vae=vae, clip=clip, vision=vision, judges=judges, latents=latents, decoder=decoder, unet=unet, polish=polish, adapter=adapter)
+    stages = dict(vae=vae, clip=clip, vision=vision, judges=judges, latents=latents, decoder=decoder, unet=unet, polish=polish, adapter=adapter, distil=distil)
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("stages", nargs="+", choices=["all", "restore", "samples", "export", *stages])
     arguments.add_argument("--out", default="run", help="work folder (checkpoints, logs, sheets)")

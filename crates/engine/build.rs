@@ -33,10 +33,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in entries.flatten() {
         let path = entry.path();
         if path.is_dir() {
-            // The sheets of the card are for readers, not for the program.
-            if path.file_name().is_some_and(|n| n != "sheets") {
-                collect(&path, files);
-            }
+            collect(&path, files);
         } else if path
             .extension()
             .is_some_and(|e| ["json", "safetensors", "txt", "png"].iter().any(|k| e == *k))
