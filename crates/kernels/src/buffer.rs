@@ -110,7 +110,7 @@ pub fn release() {
 }
 
 /// New zeros, on huge pages where the system has them to give: a feature map then costs a few page faults, not thousands.
-fn fresh(len: usize) -> Vec<f32> {
+pub(crate) fn fresh(len: usize) -> Vec<f32> {
     let values = vec![0f32; len];
     #[cfg(target_os = "linux")]
     {

@@ -2,6 +2,7 @@
 
 use super::{Blocks, Precision, Right, pack, pack_panels, tile};
 use crate::Weight;
+use crate::buffer::fresh;
 use pack::WeightRows;
 
 /// A weight `[n, k]` as the micro-kernel of the level in use reads it.
@@ -40,7 +41,7 @@ impl Packed {
         let b = WeightRows { weight, k, precision, gated: gated.then_some(n / 2), factors: &factors };
         let cols = if gated { (n / 2).div_ceil(nr / 2) * nr } else { n };
         let len = cols.next_multiple_of(nr) * depth;
-        let mut words = vec![0f32; len + 16];
+        let mut words = fresh(len + 16);
         let skip = words.as_ptr().align_offset(64).min(15);
         pack_panels(&b, 0..cols, &Blocks::even(depth), &mut words[skip..skip + len]);
         Packed { precision, n, k, depth, gated, nr, words, skip, factors, zeros }
