@@ -15,6 +15,7 @@ def main(parts):
         import controls
         import images
         import loras
+        import maps
         import models
 
         images.build()
@@ -22,6 +23,7 @@ def main(parts):
         adapters.build()
         loras.build()
         controls.build()
+        maps.build()
         common.write_json(common.FIXTURES / "versions.json", common.versions())
     if which[0] in ("all", "ladder"):
         import ladder

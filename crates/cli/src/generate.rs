@@ -9,7 +9,7 @@ use instantstyle_engine::picture::encode_png;
 use instantstyle_engine::plan::Plan;
 use instantstyle_engine::preview::Previews;
 use instantstyle_engine::request::{PNG_KEYWORD, Request};
-use instantstyle_engine::{Error, Output, Timings, control, generate_timed, parameters};
+use instantstyle_engine::{Error, Output, Timings, generate_timed, parameters};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,6 +50,7 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
     }
     let (outputs, timings) = generate_timed(&plan, &mut progress)?;
     let calls_s = progress.calls_s().to_vec();
+    let seen = progress.take_maps();
     drop(progress);
     let mut files = Files::default();
     for (i, (output, file)) in outputs.iter().zip(&pictures).enumerate() {
@@ -58,10 +59,8 @@ pub fn run(arguments: &ArgMatches, stop: Arc<AtomicBool>) -> Result<(), Error> {
     if let Some(file) = latents {
         files.add(file, &latents_of(&outputs))?;
     }
-    if !maps.is_empty() {
-        for (map, file) in control::maps(&plan)?.iter().zip(&maps) {
-            files.add(file, &encode_png(map, &[]))?;
-        }
+    for (map, file) in seen.iter().zip(&maps) {
+        files.add(file, &encode_png(map, &[]))?;
     }
     if stop.load(Ordering::Relaxed) {
         return Err(Error::Cancelled);
@@ -158,7 +157,10 @@ fn inputs(request: &Request) -> impl Iterator<Item = &PathBuf> {
     let references = request.references.iter();
     let references =
         references.flat_map(|r| [Some(&r.image), r.mask.as_ref(), r.adapter.as_ref()].into_iter().flatten());
-    let controls = request.controls.iter().flat_map(|c| [&c.image, &c.model]);
+    let controls = request.controls.iter().flat_map(|c| {
+        let networks = [&c.preprocess_model, &c.preprocess_detector].into_iter().flatten();
+        [&c.image, &c.model].into_iter().chain(networks)
+    });
     let init = request.init.iter().flat_map(|i| [Some(&i.image), i.mask.as_ref()].into_iter().flatten());
     let loras = request.loras.iter().map(|l| &l.file);
     references.chain(controls).chain(init).chain(loras).chain(&request.vae)

@@ -30,6 +30,8 @@ pub struct Progress {
     calls_s: Vec<f64>,
     /// Where previews go, and which are wanted.
     preview: Option<(PathBuf, Previews)>,
+    /// What ControlNets saw.
+    maps: Vec<Picture>,
 }
 
 impl Progress {
@@ -55,7 +57,13 @@ impl Progress {
             lap: Instant::now(),
             calls_s: Vec::new(),
             preview: None,
+            maps: Vec::new(),
         }
+    }
+
+    /// The maps that ControlNets saw, once they are made.
+    pub fn take_maps(&mut self) -> Vec<Picture> {
+        std::mem::take(&mut self.maps)
     }
 
     /// Writes previews to a file, which is whole at any time.
@@ -107,13 +115,14 @@ impl Observer for Progress {
                 self.lap = Instant::now();
             }
             Event::Preview(picture) => self.write_preview(picture),
+            Event::Maps(maps) => self.maps = maps.to_vec(),
             Event::Notice(_) => {}
         }
         if self.quiet {
             return;
         }
         match event {
-            Event::Preview(_) => {}
+            Event::Preview(_) | Event::Maps(_) => {}
             Event::Notice(text) => self.bar.suspend(|| say(&format!("note: {text}"))),
             Event::Stage(stage) => {
                 self.bar.set_message(stage.to_owned());

@@ -103,6 +103,16 @@ fn maps_are_written_and_plans_say_what_is_followed() {
     assert!(first.rgb.iter().all(|v| *v == 0 || *v == 255) && first.rgb.contains(&255));
     assert_ne!(first, second);
 
+    if cfg!(feature = "onnx") {
+        let network = fixture("maps/depth_midas.onnx");
+        let depth = ["--control-preprocess", "depth_midas", "--control-preprocess-model", &network];
+        let maps_to = ["--save-control-maps", &folder.at("depth-map.png")];
+        let done = folder.generate("sd15-a", "depth.png", &[&one[..], &depth, &maps_to].concat());
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        let depth = map("depth-map.png");
+        assert!(depth.rgb.contains(&0) && depth.rgb.contains(&255) && depth != second);
+    }
+
     let window = ["--control-end", "0.5", "--control-scale", "0.6", "--dry-run"];
     let plan = folder.generate("sd15-a", "x.png", &[&one[..], &edges, &window].concat());
     let plan = text(&plan.stdout);
@@ -130,9 +140,21 @@ fn bad_controls_are_refused() {
     }
     let window = ["--control-start", "0.8", "--control-end", "0.2"];
     refused(&net, &image, &window, 2, &["controls[0].start", "after end"]);
-    for (map, advice) in [("depth", "Depth Anything"), ("pose", "OpenPose")] {
-        let words = ["controls[0].preprocess", advice, "preprocess none"];
+    for (map, network) in [("depth", "Depth Anything"), ("pose", "DWPose")] {
+        let words = ["controls[0].preprocess_model", network, "ONNX"];
         refused(&net, &image, &["--control-preprocess", map], 2, &words);
+    }
+    let depth = ["--control-preprocess", "depth", "--control-preprocess-model"];
+    let other = fixture("maps/pose.onnx");
+    let (code, words) = match cfg!(feature = "onnx") {
+        true => (3, ["pose.onnx", "expected Depth Anything"]),
+        false => (4, ["this build", "feature onnx"]),
+    };
+    refused(&net, &image, &[&depth[..], &[&other]].concat(), code, &words);
+    let missing = folder.at("missing.onnx");
+    refused(&net, &image, &[&depth[..], &[&missing]].concat(), 3, &["missing.onnx", "preprocess_model"]);
+    if cfg!(feature = "onnx") {
+        refused(&net, &image, &[&depth[..], &[&image]].concat(), 3, &["blocks.png", "ONNX file"]);
     }
     folder.refused("sd15-a", &["--control", &net], 2, &["controls[0].image", "missing"]);
     folder.refused("sd15-a", &["--control-scale", "1"], 2, &["--control-scale", "--control FILE"]);

@@ -68,6 +68,8 @@ pub enum Event<'a> {
         /// Calls per picture.
         steps: usize,
     },
+    /// The maps that the ControlNets see, in the order of the request.
+    Maps(&'a [Picture]),
     /// What the picture will be like, as far as it can be told.
     Preview(&'a Picture),
     /// Something that the user should know, e.g. a prompt that was cut.
@@ -156,6 +158,7 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     check(observer)?;
     let init = init::encode(plan, &mut |n| observer.event(Event::Notice(n)))?;
     let maps = control::pictures(plan, &mut |n| observer.event(Event::Notice(n)))?;
+    observer.event(Event::Maps(&maps));
     timings.encode_s = start.elapsed().as_secs_f64();
 
     check(observer)?;

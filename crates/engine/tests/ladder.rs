@@ -111,7 +111,7 @@ fn control_maps_equal_opencv_and_pillow() {
             _ => {}
         }
         let map = MAPS.iter().find(|m| m.name == parts[0]).expect("a map");
-        let got = (map.make.expect("made here"))(&picture, &control);
+        let got = map.make.map(&picture, &control).expect("made here");
         let want = w.get(key).expect("a key of its own");
         let want = want.to_f32();
         let (step, factor) = match parts[0] {

@@ -57,8 +57,8 @@ fn restyled(script: &Script, paint: &mut Paint) -> Result<Part, Error> {
     let drawing = inside(DRAWING.0)?;
     let mut control = Control::new(embedded("controls/canny.safetensors"), embedded(DRAWING.0));
     control.preprocess = "canny".into();
-    let canny = MAPS.iter().find(|m| m.name == control.preprocess).and_then(|m| m.make.ok());
-    let map = canny.ok_or_else(|| Error::Internal("no canny maps".into()))?(&drawing, &control);
+    let canny = MAPS.iter().find(|m| m.name == control.preprocess);
+    let map = canny.ok_or_else(|| Error::Internal("no canny maps".into()))?.make.map(&drawing, &control)?;
     let mut part = Part {
         title: format!("\"{}\", the drawing's edges kept, in the style of each reference", DRAWING.1),
         first: "drawing",

@@ -1,13 +1,16 @@
 //! ControlNets of a request: the maps that they see, and what they add to the UNet at each call.
 
 mod canny;
+mod estimators;
 mod kept;
 mod lines;
 mod maps;
 
+pub use estimators::Estimator;
+pub(crate) use estimators::check_file;
 pub use kept::edges_kept;
 pub(crate) use maps::{CANNY, map_of};
-pub use maps::{MAPS, Map};
+pub use maps::{MAPS, Make, Map};
 
 use crate::error::Error;
 use crate::init::fitted;
@@ -25,17 +28,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// The maps that a plan's ControlNets see, in the order of the request.
-///
-/// # Errors
-/// If a picture cannot be read.
-pub fn maps(plan: &Plan) -> Result<Vec<Picture>, Error> {
-    pictures(plan, &mut |_| {})
-}
-
 pub(crate) fn pictures(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Vec<Picture>, Error> {
     let one = |(i, c): (usize, &PlannedControl)| {
         let picture = fitted(&format!("controls[{i}].image"), &c.image, plan.width, plan.height, notice)?;
-        Ok((c.map)(&picture, &plan.request().controls[i]))
+        c.map.map(&picture, &plan.request().controls[i])
     };
     plan.controls.iter().enumerate().map(one).collect()
 }

@@ -51,8 +51,9 @@ pub(super) const fn lightning(
     }
 }
 
-/// DDIM over trailing timesteps, `guidance_scale=0`, as many steps as the LoRA's name says: the examples for the LoRAs of 2, 4
-/// and 8 steps on <https://huggingface.co/ByteDance/Hyper-SD>. Its LoRAs "CFG" (guidance 5 to 8) are others.
+/// DDIM over trailing timesteps, `guidance_scale=0`, as many steps as the LoRA's name says: the example for the LoRA of 2 steps
+/// on <https://huggingface.co/ByteDance/Hyper-SD>; those of 4 and 8 are taken to be alike. Its LoRAs "CFG" (guidance 5 to 8) are
+/// others.
 pub(super) const fn hyper(name: &'static str, about: &'static str, steps: usize, lora: &'static str) -> Fast {
     Fast { sampler: "ddim", ..lightning(name, about, steps, lora) }
 }

@@ -218,6 +218,11 @@ fn pictures(plan: &Plan) -> Result<Stage, Error> {
             parts.push(network(&tower.component()?, text_config(tower)?.forward_bytes(1)));
         }
     }
+    // Networks of maps, as their file and as loaded; what they take while they run is theirs to say.
+    for c in &plan.request().controls {
+        let networks = [&c.preprocess_model, &c.preprocess_detector].into_iter().flatten();
+        parts.extend(networks.map(|n| (0, 2 * std::fs::metadata(n).map_or(0, |m| m.len()))));
+    }
     parts.extend(coding(plan)?.map(|s| (s.mapped_bytes, s.own_bytes)));
     Ok(most("encoding pictures", parts))
 }

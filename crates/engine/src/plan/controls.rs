@@ -1,12 +1,11 @@
 //! ControlNets, resolved: the network against the model, the map, the window.
 
 use super::places::file;
-use crate::control::{CANNY, map_of, misfit, outline};
+use crate::control::{CANNY, Make, check_file, map_of, misfit, outline};
 use crate::error::Error;
 use crate::injection::window;
 use crate::model::Place;
 use crate::model_error;
-use crate::picture::Picture;
 use crate::request::Control;
 use instantstyle_nets::controlnet::{ControlNetConfig, is_controlnet};
 use instantstyle_nets::unet::UNetConfig;
@@ -22,7 +21,7 @@ pub struct PlannedControl {
     /// The picture.
     pub image: Place,
     /// How the map is made of it.
-    pub map: fn(&Picture, &Control) -> Picture,
+    pub map: Make,
     /// Strength.
     pub scale: f64,
     /// Values that are made of the UNet's (Control-LoRA).
@@ -48,9 +47,15 @@ pub(super) fn planned_control(
     calls: usize,
 ) -> Result<PlannedControl, Error> {
     let map = map_of(&control.preprocess).ok_or_else(|| Error::Internal("a map without a row".into()))?;
-    let make = map.make.map_err(|what| {
-        Error::request(format!("{field}.preprocess"), format!("is {}, which {what}", map.name))
-    })?;
+    for (name, network) in [
+        ("preprocess_model", &control.preprocess_model),
+        ("preprocess_detector", &control.preprocess_detector),
+    ] {
+        if let Some(path) = network {
+            file(field, name, path)?;
+            check_file(path)?;
+        }
+    }
     if map.name == "canny" {
         control.canny_low.get_or_insert(CANNY.0);
         control.canny_high.get_or_insert(CANNY.1);
@@ -82,7 +87,7 @@ pub(super) fn planned_control(
         model,
         config,
         image,
-        map: make,
+        map: map.make,
         scale: control.scale,
         merged,
         calls: window(control.start, control.end, calls),

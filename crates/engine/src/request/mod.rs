@@ -303,6 +303,12 @@ pub struct Control {
     pub image: PathBuf,
     /// The map that is made of it, by its name in [`MAPS`](crate::control::MAPS).
     pub preprocess: String,
+    /// The network that makes the map, where one is needed: an ONNX file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preprocess_model: Option<PathBuf>,
+    /// For pose: the network that finds people, an ONNX file. None takes the whole picture for one person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preprocess_detector: Option<PathBuf>,
     /// Strength.
     pub scale: f64,
     /// Start of the window, as a part of the sampling.
@@ -327,6 +333,8 @@ impl Control {
             model: model.into(),
             image: image.into(),
             preprocess: crate::control::MAPS[0].name.to_owned(),
+            preprocess_model: None,
+            preprocess_detector: None,
             scale: 1.0,
             start: 0.0,
             end: 1.0,

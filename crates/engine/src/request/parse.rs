@@ -9,7 +9,7 @@ use super::{
     Control, Device, HIDIFFUSIONS, Hires, Init, Inject, LORA_BLOCKS, LoraUse, PRECISIONS, PRESETS, Reference,
     Request, Subtract, UPSCALES, VAE_TILINGS,
 };
-use crate::control::CANNY;
+use crate::control::{CANNY, map_of};
 use crate::error::Error;
 use crate::sampler;
 use std::path::{Path, PathBuf};
@@ -234,6 +234,8 @@ fn control(mut f: Fields, base: &Path) -> Result<Control, Error> {
     let model = f.path("model", base)?.unwrap_or_default();
     let mut control = Control::new(model, f.path("image", base)?.unwrap_or_default());
     control.preprocess = f.text("preprocess").unwrap_or(control.preprocess);
+    control.preprocess_model = f.path("preprocess_model", base)?;
+    control.preprocess_detector = f.path("preprocess_detector", base)?;
     control.scale = f.number("scale").unwrap_or(control.scale);
     control.start = f.number("start").unwrap_or(control.start);
     control.end = f.number("end").unwrap_or(control.end);
@@ -241,13 +243,29 @@ fn control(mut f: Fields, base: &Path) -> Result<Control, Error> {
     control.canny_high = f.number("canny_high");
     control.tile_downscale = f.number("tile_downscale");
     in_order(&f, control.start, control.end)?;
+    let expects = map_of(&control.preprocess).and_then(|m| m.make.expects());
+    match (expects, &control.preprocess_model) {
+        (Some(expected), None) => {
+            return Err(Error::request(
+                f.at("preprocess_model"),
+                format!("missing: {} needs a network, an ONNX file of {expected}", control.preprocess),
+            ));
+        }
+        (None, Some(_)) => {
+            let message =
+                format!("is for maps that need a network, but preprocess is {}", control.preprocess);
+            return Err(Error::request(f.at("preprocess_model"), message));
+        }
+        _ => {}
+    }
     let settings = [
-        ("canny_low", control.canny_low, "canny"),
-        ("canny_high", control.canny_high, "canny"),
-        ("tile_downscale", control.tile_downscale, "tile"),
+        ("canny_low", control.canny_low.is_some(), "canny"),
+        ("canny_high", control.canny_high.is_some(), "canny"),
+        ("tile_downscale", control.tile_downscale.is_some(), "tile"),
+        ("preprocess_detector", control.preprocess_detector.is_some(), "pose"),
     ];
-    for (name, value, map) in settings {
-        if value.is_some() && control.preprocess != map {
+    for (name, given, map) in settings {
+        if given && control.preprocess != map {
             let message = format!("needs preprocess {map}, but that is {}", control.preprocess);
             return Err(Error::request(f.at(name), message));
         }

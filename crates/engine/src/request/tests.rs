@@ -92,6 +92,21 @@ fn faults_name_the_field_and_what_is_allowed() {
         ),
         (r#"{"controls":[{"model":"m","image":"i","mask":"i"}]}"#, "controls[0].mask", "its fields are"),
         (
+            r#"{"controls":[{"model":"m","image":"i","preprocess":"depth"}]}"#,
+            "controls[0].preprocess_model",
+            "Depth Anything",
+        ),
+        (
+            r#"{"controls":[{"model":"m","image":"i","preprocess":"canny","preprocess_model":"d.onnx"}]}"#,
+            "controls[0].preprocess_model",
+            "preprocess is canny",
+        ),
+        (
+            r#"{"controls":[{"model":"m","image":"i","preprocess":"depth","preprocess_model":"d.onnx","preprocess_detector":"p"}]}"#,
+            "controls[0].preprocess_detector",
+            "needs preprocess pose",
+        ),
+        (
             r#"{"controls":[{"model":"m","image":"i","canny_low":1}]}"#,
             "controls[0].canny_low",
             "needs preprocess canny",
@@ -241,7 +256,9 @@ fn the_tables_are_complete() {
     assert_eq!(keys(&stored["loras"][0]), names(fields::LORA));
     let mut control = keys(&stored["controls"][0]);
     // Belongs to another map than the canny of this request.
-    control.insert("tile_downscale".into());
+    for name in ["tile_downscale", "preprocess_model", "preprocess_detector"] {
+        control.insert(name.into());
+    }
     assert_eq!(control, names(fields::CONTROL));
     assert_eq!(keys(&stored["references"][0]), names(fields::REFERENCE));
     assert_eq!(keys(&stored["references"][0]["subtract"]), names(fields::SUBTRACT));

@@ -79,13 +79,13 @@ fn inside(path: &str) -> Picture {
 fn a_drawing_is_restyled_with_its_edges_kept() {
     let s = Series::new();
     let references = s.card["demo"]["references"].as_array().expect("references");
-    let canny = MAPS.iter().find(|m| m.name == "canny").expect("a row").make.expect("made here");
+    let canny = MAPS.iter().find(|m| m.name == "canny").expect("a row");
     let (mut kept, mut content, mut style) = ([0.0; 2], [0; 2], [0; 2]);
     for i in 0..s.pictures {
         let drawing = format!("drawings/{}.png", s.content(i));
         let mut control = Control::new("embedded/controls/canny.safetensors", format!("embedded/{drawing}"));
         control.preprocess = "canny".into();
-        let map = canny(&inside(&drawing), &control);
+        let map = canny.make.map(&inside(&drawing), &control).expect("made here");
         let r = &references[i % references.len()];
         let image = format!("embedded/{}", r["image"].as_str().expect("a path"));
         let wanted = place(&s.styles, r["style"].as_str().expect("a style"));

@@ -216,8 +216,24 @@ pub const CONTROL: &[Field] = &[
         "preprocess",
         Kind::Choice(maps),
         "none",
-        "Map to make of the picture: none, canny, lineart or tile (depth and pose need a map made elsewhere)",
+        "Map to make of the picture: none, canny, lineart, tile, or one by a network of preprocess_model: depth, depth_midas, \
+         softedge_hed, softedge_pidinet, lineart_realistic, normal_bae, pose",
         "canny",
+    ),
+    field(
+        "preprocess_model",
+        Kind::Path,
+        "none",
+        "Network that makes the map, for those that need one: an ONNX file with its weights inside, from a source you trust \
+         (it may take any time and memory)",
+        "depth_anything_v2_vits.onnx",
+    ),
+    field(
+        "preprocess_detector",
+        Kind::Path,
+        "none: one person, who fills the picture",
+        "For pose: YOLOX network (ONNX file) that finds people",
+        "yolox_l.onnx",
     ),
     field("scale", Kind::Number(0.0, MAX_WEIGHT), "1", "Strength of the ControlNet", "0.6"),
     field(
