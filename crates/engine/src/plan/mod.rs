@@ -282,7 +282,7 @@ impl Plan {
         request
     }
 
-    /// Number format of the operands of the UNet's matrix products.
+    /// Number format of the operands of UNet, ControlNets and autoencoder.
     pub fn precision(&self) -> instantstyle_nets::layers::Precision {
         use instantstyle_nets::layers::Precision as Operands;
         match self.request.precision {

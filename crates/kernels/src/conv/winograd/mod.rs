@@ -81,7 +81,7 @@ const BLOCK: usize = 3 << 20;
 const TASK: usize = 224;
 /// Chunks of channels that are gathered and transformed by one task in f32.
 const GROUP: usize = 4;
-/// Pixels that are gathered by one task in i16, all their channels: half of a second-level cache.
+/// Values that are gathered by one task in i16, all channels of some tiles: half of a second-level cache.
 const GATHERED: usize = 128 << 10;
 /// Channels whose filters are transformed at a time in f32: 36 · 320 · 32 · 4 bytes = 1.5 MB.
 const DEPTH: usize = 320;
