@@ -3,16 +3,19 @@
 
 use super::Conv;
 use crate::Weight;
-use crate::gemm::{Blocks, Epilogue, Left, Right, run};
+use crate::buffer::Buffer;
+use crate::gemm::{Blocks, Epilogue, Left, Precision, Right, pair, run};
 
-/// Channels per block of the shared dimension for a 3×3 kernel: 9 · 32 taps, close to the depth of [`crate::gemm`].
-const CHANNELS: usize = 32;
+/// Words of channels per block of the shared dimension for a 3×3 kernel: 9 · 32 taps, close to the depth of [`crate::gemm`].
+const WORDS: usize = 32;
 
 struct Patches<'a> {
     conv: Conv,
     x: &'a [f32],
     width: usize,
     height: usize,
+    /// Channels per block.
+    channels: usize,
 }
 
 impl Patches<'_> {
@@ -33,10 +36,10 @@ impl Patches<'_> {
 }
 
 impl Left for Patches<'_> {
-    fn pack(&self, kb: usize, m0: usize, rows: usize, out: &mut [f32]) {
+    fn pack(&self, kb: usize, m0: usize, rows: usize, _: &[f32], out: &mut [f32]) {
         let c = &self.conv;
-        let c0 = kb * CHANNELS;
-        let channels = CHANNELS.min(c.inputs - c0);
+        let c0 = kb * self.channels;
+        let channels = self.channels.min(c.inputs - c0);
         for r in 0..rows {
             for ky in 0..c.kernel {
                 for kx in 0..c.kernel {
@@ -60,12 +63,13 @@ struct Kernels<'a> {
     weight: Weight<'a>,
     inputs: usize,
     taps: usize,
+    channels: usize,
 }
 
 impl Right for Kernels<'_> {
     fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
-        let c0 = kb * CHANNELS;
-        let channels = CHANNELS.min(self.inputs - c0);
+        let c0 = kb * self.channels;
+        let channels = self.channels.min(self.inputs - c0);
         let row = &mut vec![0f32; channels * self.taps][..];
         for c in 0..cols {
             self.weight.widen(((n0 + c) * self.inputs + c0) * self.taps, row);
@@ -78,12 +82,60 @@ impl Right for Kernels<'_> {
     }
 }
 
-/// `out = conv(x, weight) (+ bias) (+ residual)`.
-pub(super) fn conv2d(conv: Conv, x: &[f32], weight: Weight, epilogue: Epilogue, out: &mut [f32]) {
+/// An operand of blocks with so many values, in bf16: its values in pairs, a last one alone with zero.
+struct Paired<'a, T>(T, &'a [usize]);
+
+impl<T> Paired<'_, T> {
+    /// Block `kb`, which `pack` writes in f32, of `wide` rows or columns.
+    fn pack(&self, kb: usize, wide: usize, out: &mut [f32], pack: impl Fn(&mut [f32])) {
+        let values = self.1[kb];
+        let mut whole = Buffer::stale(values.next_multiple_of(2) * wide);
+        let (filled, rest) = whole.split_at_mut(values * wide);
+        pack(filled);
+        rest.fill(0.0);
+        for (out, two) in out.chunks_exact_mut(wide).zip(whole.chunks_exact(2 * wide)) {
+            pair(&two[..wide], &two[wide..], out);
+        }
+    }
+}
+
+impl<T: Left> Left for Paired<'_, T> {
+    const PRECISION: Precision = Precision::Bf16;
+
+    fn pack(&self, kb: usize, m0: usize, rows: usize, factors: &[f32], out: &mut [f32]) {
+        self.pack(kb, rows, out, |out| self.0.pack(kb, m0, rows, factors, out));
+    }
+}
+
+impl<T: Right> Right for Paired<'_, T> {
+    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
+        self.pack(kb, nr, out, |out| self.0.pack(kb, n0, cols, nr, out));
+    }
+}
+
+/// `out = conv(x, weight) (+ bias) (+ residual)`, in f32 or, for what is less, with operands in bf16.
+pub(super) fn conv2d(
+    conv: Conv,
+    precision: Precision,
+    x: &[f32],
+    weight: Weight,
+    epilogue: Epilogue,
+    out: &mut [f32],
+) {
     let taps = conv.kernel * conv.kernel;
     let (height, width) = (conv.out_height(), conv.out_width());
-    let blocks = (0..conv.inputs).step_by(CHANNELS).map(|c| CHANNELS.min(conv.inputs - c) * taps).collect();
-    let left = Patches { conv, x, width, height };
-    let right = Kernels { weight, inputs: conv.inputs, taps };
-    run(conv.batch * height * width, conv.outputs, &Blocks(blocks), &left, &right, epilogue, out);
+    let narrow = precision != Precision::F32;
+    let channels = if narrow { 2 * WORDS } else { WORDS };
+    let values: Vec<usize> =
+        (0..conv.inputs).step_by(channels).map(|c| channels.min(conv.inputs - c) * taps).collect();
+    let left = Patches { conv, x, width, height, channels };
+    let right = Kernels { weight, inputs: conv.inputs, taps, channels };
+    let rows = conv.batch * height * width;
+    if narrow {
+        let blocks = Blocks(values.iter().map(|n| n.div_ceil(2)).collect());
+        let (left, right) = (Paired(left, &values), Paired(right, &values));
+        run(rows, conv.outputs, &blocks, &left, &right, epilogue, out);
+    } else {
+        run(rows, conv.outputs, &Blocks(values), &left, &right, epilogue, out);
+    }
 }

@@ -208,7 +208,7 @@ pub fn conv2d_by(
     let Some(terms) = epilogue.picture else {
         let finish =
             gemm::Epilogue { bias: epilogue.bias, residual: epilogue.residual, ..Default::default() };
-        return implicit::conv2d(conv, data, weight, finish, out);
+        return implicit::conv2d(conv, precision, data, weight, finish, out);
     };
     let one = Conv { batch: 1, ..conv };
     let input = data.len() / conv.batch;
@@ -219,7 +219,7 @@ pub fn conv2d_by(
         }
         let residual = epilogue.residual.map(|r| &r[b * picture..][..picture]);
         let finish = gemm::Epilogue { bias: Some(&bias), residual, ..Default::default() };
-        implicit::conv2d(one, &data[b * input..][..input], weight, finish, out);
+        implicit::conv2d(one, precision, &data[b * input..][..input], weight, finish, out);
     }
 }
 

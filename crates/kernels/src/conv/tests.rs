@@ -144,6 +144,7 @@ fn errors_keep_to_their_bounds() {
             (Algorithm::Implicit, F32, 1e-6),
             (Algorithm::Winograd2, F32, 1e-6),
             (Algorithm::Winograd4, F32, 3e-6),
+            (Algorithm::Implicit, Bf16, 2.5e-3),
             (Algorithm::Winograd2, Bf16, 2.5e-3),
             (Algorithm::Winograd4, Bf16, 2.5e-3),
         ] {
@@ -202,6 +203,36 @@ fn threads_and_batches_do_not_change(precision: Precision) {
         assert_eq!(one, run(5, conv, &x));
         let second = run(3, Conv { batch: 1, ..conv }, &x[x.len() / 2..]);
         assert_eq!(one[one.len() / 2..], second[..]);
+    }
+}
+
+/// The definition with operands in bf16, any shape, at every level.
+#[test]
+fn implicit_products_round_to_bf16_and_no_more() {
+    for conv in [
+        BASE,
+        Conv { stride: 2, pad_before: 0, inputs: 70, ..BASE },
+        Conv { kernel: 5, stride: 5, pad_before: 0, pad_after: 0, inputs: 3, height: 10, ..BASE },
+        Conv { kernel: 1, pad_before: 0, pad_after: 0, inputs: 130, ..BASE },
+        Conv { upsample: true, inputs: 9, ..BASE },
+        Conv { height: 1, width: 1, inputs: 1, outputs: 1, ..BASE },
+    ] {
+        let x = noise(conv.batch * conv.height * conv.width * conv.inputs, 1);
+        let w = noise(conv.outputs * conv.inputs * conv.kernel * conv.kernel, 2);
+        let narrow =
+            |x: &[f32]| -> Vec<f32> { x.iter().map(|v| half::bf16::from_f32(*v).to_f32()).collect() };
+        let want = definition(&conv, &wide(&narrow(&x)), &narrow(&w));
+        at_every_level(|level| {
+            for precision in [Bf16, Precision::Int8] {
+                let mut got = vec![f32::NAN; want.len()];
+                let input = Input { data: &x, affine: None, silu: false };
+                let (weight, epilogue) = (Weight::from_f32(&w), Epilogue::default());
+                conv2d_by(Algorithm::Implicit, precision, conv, &input, weight, &epilogue, &mut got);
+                for (i, (g, want)) in got.iter().zip(&want).enumerate() {
+                    assert!((*g as f64 - want).abs() < 1e-4, "{level:?} {conv:?} at {i}: {g} {want}");
+                }
+            }
+        });
     }
 }
 

@@ -20,7 +20,7 @@ mod scalar;
 pub(crate) use finish::Epilogue;
 pub use finish::Then;
 use finish::{Tile, finish};
-pub(crate) use pack::{Rows, pack_bf16};
+pub(crate) use pack::{Rows, pack_bf16, pair};
 pub use packed::Packed;
 
 use crate::Weight;
@@ -86,12 +86,13 @@ pub fn scratch_bytes(inner: usize, weights: usize, threads: usize) -> usize {
     AHEAD_BYTES.min(weights * 4) + threads * (block + MC * NC * 4 + KC * 32 * 4)
 }
 
-/// Where the left operand's rows come from. `pack` writes block `kb` of rows `m0..m0 + rows` as `[words][rows]`.
+/// Where the left operand's rows come from. `pack` writes block `kb` of rows `m0..m0 + rows` as `[words][rows]`; `factors`
+/// are those of the rows.
 pub(crate) trait Left: Sync {
     /// What the words hold.
     const PRECISION: Precision = Precision::F32;
 
-    fn pack(&self, kb: usize, m0: usize, rows: usize, out: &mut [f32]);
+    fn pack(&self, kb: usize, m0: usize, rows: usize, factors: &[f32], out: &mut [f32]);
 
     /// The factors of rows `m0..`, where they are quantised.
     fn factors(&self, _m0: usize, _out: &mut [f32]) {}
@@ -417,10 +418,13 @@ fn serial<L: Left, R: Right>(
             for mt in (m0..m1).step_by(mr) {
                 let tall = mr.min(m1 - mt);
                 let at = height * k0 + (mt - m0) * kc;
-                a.pack(kb, mt, tall, &mut pa[at..at + tall * kc]);
+                let factors = &mut factors[mt - m0..][..tall];
+                if kb == 0 {
+                    a.factors(mt, factors);
+                }
+                a.pack(kb, mt, tall, factors, &mut pa[at..at + tall * kc]);
             }
         }
-        a.factors(m0, &mut factors[..height]);
         for n0 in cols.clone().step_by(NC) {
             let n1 = (n0 + NC).min(cols.end);
             for (kb, k0, kc) in blocks.iter() {

@@ -97,13 +97,28 @@ fn bytes(words: &mut [f32]) -> &mut [u8] {
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len() * 4) }
 }
 
+/// The upper half of the nearest bf16, ties to even; what is not a number stays so.
+#[inline(always)]
+fn bf16(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if x.is_nan() { bits >> 16 | 0x40 } else { rounded }
+}
+
 per_level! {
-    /// Rounds to bf16, to nearest, ties to even; what is not a number stays so.
+    /// Rounds to bf16.
     fn narrow(x: &[f32], out: &mut [u16]) {
         for (o, x) in out.iter_mut().zip(x) {
-            let bits = x.to_bits();
-            let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-            *o = if x.is_nan() { (bits >> 16 | 0x40) as u16 } else { rounded as u16 };
+            *o = bf16(*x) as u16;
+        }
+    }
+}
+
+per_level! {
+    /// Words of two bf16: of each value of `low` with the one of `high`.
+    pub(crate) fn pair(low: &[f32], high: &[f32], out: &mut [f32]) {
+        for ((o, low), high) in out.iter_mut().zip(low).zip(high) {
+            *o = f32::from_bits(bf16(*low) | bf16(*high) << 16);
         }
     }
 }
@@ -121,32 +136,37 @@ per_level! {
 }
 
 per_level! {
-    /// Largest magnitude.
+    /// Largest magnitude; not a number if one value is none. Magnitudes are in the order of their bits, what is not a number
+    /// last.
     fn largest(x: &[f32]) -> f32 {
-        let mut most = [0f32; 16];
-        let (whole, rest) = x.as_chunks::<16>();
+        let mut most = [0u32; 32];
+        let (whole, rest) = x.as_chunks::<32>();
         for c in whole {
             for (m, v) in most.iter_mut().zip(c) {
-                *m = m.max(v.abs());
+                *m = (*m).max(v.abs().to_bits());
             }
         }
         for (m, v) in most.iter_mut().zip(rest) {
-            *m = m.max(v.abs());
+            *m = (*m).max(v.abs().to_bits());
         }
-        most.iter().copied().fold(0.0, f32::max)
+        f32::from_bits(most.iter().copied().fold(0, u32::max))
     }
 }
 
-/// The factor of a quantised row: largest magnitude / 127, and its inverse (0 where the row is 0).
-fn factor(row: &[f32]) -> (f32, f32) {
-    let scale = largest(row) / 127.0;
-    let inverse = 1.0 / scale;
-    match (scale.is_finite(), inverse.is_finite()) {
-        (true, true) => (scale, inverse),
-        (true, false) => (0.0, 0.0),
-        // Infinite values must not pass for zeros.
-        (false, _) => (f32::NAN, 0.0),
+/// The factor of a quantised row: largest magnitude / 127; 0 where there is no inverse, not a number where one value is not
+/// finite: it must not pass for zero.
+fn factor(row: &[f32]) -> f32 {
+    let factor = largest(row) / 127.0;
+    match (factor.is_finite(), (1.0 / factor).is_finite()) {
+        (true, true) => factor,
+        (true, false) => 0.0,
+        (false, _) => f32::NAN,
     }
+}
+
+/// What a row with this factor is multiplied by.
+fn inverse(factor: f32) -> f32 {
+    if factor > 0.0 { 1.0 / factor } else { 0.0 }
 }
 
 /// Unsigned bytes of A stand for numbers from -127: this is added.
@@ -177,7 +197,7 @@ impl<'a> Rows<'a> {
 }
 
 impl Left for Rows<'_> {
-    fn pack(&self, kb: usize, m0: usize, rows: usize, out: &mut [f32]) {
+    fn pack(&self, kb: usize, m0: usize, rows: usize, _: &[f32], out: &mut [f32]) {
         interleave_rows(rows, rows, out, |r| self.block_and_next(kb, m0 + r, rows, 1));
     }
 }
@@ -188,7 +208,7 @@ pub(super) struct Bf16Rows<'a>(pub Rows<'a>);
 impl Left for Bf16Rows<'_> {
     const PRECISION: Precision = Precision::Bf16;
 
-    fn pack(&self, kb: usize, m0: usize, rows: usize, out: &mut [f32]) {
+    fn pack(&self, kb: usize, m0: usize, rows: usize, _: &[f32], out: &mut [f32]) {
         let k = self.0.block(kb, m0, 2).len();
         pack_bf16(rows, k, out, |r| self.0.block_and_next(kb, m0 + r, rows, 2));
     }
@@ -206,19 +226,19 @@ impl Int8Rows<'_> {
 impl Left for Int8Rows<'_> {
     const PRECISION: Precision = Precision::Int8;
 
-    fn pack(&self, kb: usize, m0: usize, rows: usize, out: &mut [f32]) {
+    fn pack(&self, kb: usize, m0: usize, rows: usize, factors: &[f32], out: &mut [f32]) {
         let words = self.0.block(kb, m0, 4).len().div_ceil(4);
         interleave_made(rows, words, rows, out, |r, row| {
             let x = self.0.block_and_next(kb, m0 + r, rows, 4);
             let row = bytes(row);
             row[x.len()..].fill(ZERO);
-            quantise(x, factor(self.row(m0 + r)).1, ZERO, row);
+            quantise(x, inverse(factors[r]), ZERO, row);
         });
     }
 
     fn factors(&self, m0: usize, out: &mut [f32]) {
         for (i, o) in out.iter_mut().enumerate() {
-            *o = factor(self.row(m0 + i)).0;
+            *o = factor(self.row(m0 + i));
         }
     }
 }
@@ -277,9 +297,7 @@ impl Right for WeightRows<'_> {
                         if precision == Precision::Bf16 {
                             narrow(wide, &mut halves(row)[k..]);
                         } else {
-                            let factor = self.factors[n];
-                            let inverse = if factor > 0.0 { 1.0 / factor } else { 0.0 };
-                            quantise(wide, inverse, 0, &mut bytes(row)[k..]);
+                            quantise(wide, inverse(self.factors[n]), 0, &mut bytes(row)[k..]);
                         }
                     }
                 }
@@ -298,11 +316,11 @@ pub(super) fn columns(weight: Weight, k: usize) -> (Vec<f32>, Vec<i32>) {
         .map(|n| {
             let mut row = vec![0f32; k];
             weight.widen(n * k, &mut row);
-            let (scale, inverse) = factor(&row);
+            let factor = factor(&row);
             let mut whole = vec![0u8; k];
-            quantise(&row, inverse, 0, &mut whole);
+            quantise(&row, inverse(factor), 0, &mut whole);
             let sum: i32 = whole.iter().map(|v| *v as i8 as i32).sum();
-            (scale, ZERO as i32 * sum)
+            (factor, ZERO as i32 * sum)
         })
         .unzip()
 }

@@ -225,10 +225,12 @@ fn gates_and_activations_equal_their_definition() {
 fn what_is_not_finite_does_not_pass_for_a_number() {
     let (k, w) = (40, noise(3 * 40, 1));
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
-        let mut a = noise(k, 2);
-        a[7] = f32::INFINITY;
-        let out = by(precision, true, &a, k, &w, Extras::default());
-        assert!(out.iter().all(|v| !v.is_finite()), "{precision:?}: {out:?}");
+        for bad in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            let mut a = noise(k, 2);
+            a[7] = bad;
+            let out = by(precision, true, &a, k, &w, Extras::default());
+            assert!(out.iter().all(|v| !v.is_finite()), "{precision:?} {bad}: {out:?}");
+        }
     }
 }
 

@@ -34,20 +34,23 @@ pub(super) fn transform(
 ) {
     let nr = columns(level());
     assert!(u.len() >= plane * variant.products() && plane >= channels.len() * nr);
-    let mut turned = [0f32; COLUMNS * TAPS * CHUNK];
+    let (mut stored, mut turned) = ([0f32; COLUMNS * TAPS * CHUNK], [0f32; COLUMNS * TAPS * CHUNK]);
     for c in channels.clone().step_by(CHUNK) {
-        taps(weight, conv, n0, c, &mut turned);
+        taps(weight, conv, n0, c, &mut stored, &mut turned);
         // SAFETY: `u` has the planes asserted above.
         unsafe { chunk(variant, &turned, u[(c - channels.start) * nr..].as_mut_ptr(), plane) };
     }
 }
 
 /// The filters of the outputs from `n0` on for the chunk of channels at `c`, `[channels · taps][columns]`, zero beyond the true ones.
-pub(super) fn taps(weight: Weight, conv: &Conv, n0: usize, c: usize, turned: &mut Taps) {
+/// `stored` is memory to work in.
+pub(super) fn taps(weight: Weight, conv: &Conv, n0: usize, c: usize, stored: &mut Taps, turned: &mut Taps) {
     let nr = columns(level());
     let outputs = nr.min(conv.outputs - n0);
-    let mut stored = [0f32; COLUMNS * TAPS * CHUNK];
     let n = CHUNK.min(conv.inputs - c) * TAPS;
+    if outputs < nr || n < CHUNK * TAPS {
+        stored.fill(0.0);
+    }
     for (o, row) in stored.chunks_exact_mut(TAPS * CHUNK).enumerate().take(outputs) {
         let start = ((n0 + o) * conv.inputs + c) * TAPS;
         // The next chunk's, which no prefetcher foresees.
@@ -55,7 +58,7 @@ pub(super) fn taps(weight: Weight, conv: &Conv, n0: usize, c: usize, turned: &mu
         weight.widen(start, &mut row[..n]);
     }
     // SAFETY: both arrays hold COLUMNS · TAPS · CHUNK values.
-    unsafe { turn(&stored, turned) };
+    unsafe { turn(stored, turned) };
 }
 
 on_lanes! {

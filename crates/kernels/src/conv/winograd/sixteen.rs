@@ -10,6 +10,7 @@ use super::tile::{CHUNK, columns};
 use super::transforms::{Algorithm, F2, F4, MOST};
 use super::{Conv, Variant};
 use crate::Weight;
+use crate::buffer::Buffer;
 use crate::lanes::Lanes;
 use crate::level::level;
 use crate::words::{Words, on_words};
@@ -249,15 +250,18 @@ pub(super) fn filters(
     assert!(
         found.len() >= nr * products && plane >= chunks * CHUNK / 2 * nr && chunks <= MOST_CHANNELS / CHUNK
     );
-    let mut all = [[0f32; 32 * TAPS * CHUNK]; MOST_CHANNELS / CHUNK];
-    for (i, taps) in all.iter_mut().enumerate().take(chunks) {
-        filters::taps(weight, conv, n0, channels.start + i * CHUNK, taps);
+    // The last part is what `taps` works in.
+    let mut memory = Buffer::stale((chunks + 1) * size_of::<Taps>() / 4);
+    let (all, _) = memory.as_chunks_mut();
+    let (stored, all) = all.split_last_mut().expect("at least one");
+    for (i, taps) in all.iter_mut().enumerate() {
+        filters::taps(weight, conv, n0, channels.start + i * CHUNK, stored, taps);
     }
     let mut inverses = [0f32; MOST * MOST * 32];
     // SAFETY: there is room for two vectors of each product, and for the words of all chunks, as asserted.
     unsafe {
-        factors(variant, &all[..chunks], found.as_mut_ptr(), inverses.as_mut_ptr());
-        for (i, taps) in all.iter().enumerate().take(chunks) {
+        factors(variant, all, found.as_mut_ptr(), inverses.as_mut_ptr());
+        for (i, taps) in all.iter().enumerate() {
             let to = words[i * CHUNK / 2 * nr..].as_mut_ptr();
             chunk(variant, taps, inverses.as_ptr(), to, plane);
         }
