@@ -720,6 +720,15 @@ def high_resolution():
     )):
         fields = {"width": w, "height": h, "hidiffusion": "on", "seed": 3200 + i, **more}
         case(f"{model}-hidiffusion{name}", model, refs, [*(["base", "style"] if refs else ["plain"]), "HiDiffusion", LATENTS_ALONE, *tags], **fields)
+    # The package's pipeline for ControlNets takes no adapters.
+    control = {"model": "../../controls/sdxl-a.safetensors", "image": "../../images/rings.png", "scale": 0.8, "preprocess": "canny"}
+    for i, (name, tags, side, more) in enumerate((
+        ("", ["canny"], 128, {"steps": 13}),
+        ("-init", ["image-to-image", "start/end"], 128, {"steps": 10, "init": start(0.7), "sampler": "dpmpp_2m", "controls": [control | {"start": 0.2}]}),
+        ("-4x", ["four times the size"], 256, {"steps": 4, "sampler": "heun"}),
+    )):
+        fields = {"width": side, "height": side, "hidiffusion": "on", "controls": [control], "seed": 3210 + i, **more}
+        case(f"sdxl-a-hidiffusion-control{name}", "sdxl-a", [], ["plain", "HiDiffusion", "ControlNet", LATENTS_ALONE, *tags], **fields)
 
 
 def finish(only=None):

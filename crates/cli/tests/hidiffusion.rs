@@ -73,6 +73,32 @@ fn plans_tell_it() {
     assert!(said.contains("first 20 of 50 model calls, attention in windows"), "{said}");
 }
 
+/// ControlNets act in the first 0.6 of the calls, and two of half the strength do what one does.
+#[test]
+fn controls_act_for_a_part_of_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let out = dir.path().join("x.png").to_string_lossy().into_owned();
+    let (model, control) = (fixture("models/sdxl-a"), fixture("controls/sdxl-a.safetensors"));
+    let image = fixture("images/rings.png");
+    let always = ["--model", &model, "--prompt", "a", "--steps", "5", "--width", "128", "--height", "128"];
+    let always = [&always[..], &["--hidiffusion", "on", "--out", &out]].concat();
+    let used = |scale| vec!["--control", &control, "--control-image", &image, "--control-scale", scale];
+    let planned = run(&[&always[..], &used("0.8"), &["--dry-run"]].concat(), "1");
+    assert!(text(&planned.stdout).contains("calls 1 to 3 of 5"), "{}", text(&planned.stdout));
+    let made = |more: &[&str]| {
+        let done = run(&[&always[..], more].concat(), "1");
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        instantstyle_engine::picture::Picture::open(&out).expect("a picture").rgb
+    };
+    let (none, one) = (made(&[]), made(&used("0.8")));
+    let both = made(&[used("0.4"), used("0.4")].concat());
+    assert_ne!(none, one);
+    let apart = one.iter().zip(&both).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(apart <= Some(2), "{apart:?} levels apart");
+    // Without any strength nothing changes.
+    assert_eq!(made(&used("0")), none);
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -81,6 +107,8 @@ fn what_does_not_fit_is_refused() {
     let (adapter, encoder) = (fixture("adapters/sdxl-a-base.safetensors"), fixture("models/vit-b"));
     let (style, mask) = (fixture("images/rings.png"), fixture("images/mask-left.png"));
     let control = fixture("controls/sdxl-a.safetensors");
+    let controlled = ["--control", &control, "--control-image", &style];
+    let (other, others) = (fixture("models/sd15-a"), fixture("controls/sd15-a"));
     let masked = ["--reference", &style, "--adapter", &adapter, "--image-encoder", &encoder, "--mask", &mask];
     let large = ["--width", "128", "--height", "128"];
     for (more, words) in [
@@ -90,12 +118,20 @@ fn what_does_not_fit_is_refused() {
         ([&large[..], &["--hires", "2"]].concat(), vec!["hires"]),
         ([&large[..], &["--deep-cache", "2"]].concat(), vec!["deep_cache"]),
         ([&large[..], &masked].concat(), vec!["references[0].mask"]),
-        ([&large[..], &["--control", &control, "--control-image", &style]].concat(), vec!["controls"]),
+        (
+            [&large[..], &controlled, &["--init", &style, "--init-mask", &mask]].concat(),
+            vec!["controls", "init.mask"],
+        ),
+        (
+            [&large[..], &["--model", &other, "--control", &others, "--control-image", &style]].concat(),
+            vec!["controls", "Stable Diffusion 1.5", "XL only"],
+        ),
         ([&large[..], &["--hidiffusion", "yes"]].concat(), vec!["off, on, raunet"]),
     ] {
         let first = if more.contains(&"--hidiffusion") { &[][..] } else { &["--hidiffusion", "on"] };
-        let always = ["--model", &model, "--prompt", "a", "--steps", "2", "--out", &out];
-        let done = run(&[&always[..], first, &more].concat(), "1");
+        let always = ["--prompt", "a", "--steps", "2", "--out", &out];
+        let usual = if more.contains(&"--model") { &[][..] } else { &["--model", &model] };
+        let done = run(&[&always[..], usual, first, &more].concat(), "1");
         let error = text(&done.stderr);
         assert_eq!(done.status.code(), Some(2), "{more:?}: {error}");
         let line = error.lines().find(|l| l.starts_with("error: ")).expect("an error");

@@ -18,6 +18,23 @@ pub struct Resizing {
     pub strided: (usize, Range<f64>),
     /// The level that computes at half its size, and when.
     pub pooled: (usize, Range<f64>),
+    /// In how many model calls ControlNets act, as a part of the steps; None where nothing is published of them.
+    pub controls: Option<f64>,
+}
+
+/// Both sides of the latents that ControlNets see are multiples of this, as published.
+const CONTROL_SIDES: usize = 8;
+
+/// The size of latents [height, width] that ControlNets see in place of larger ones: the longer side is as they were trained.
+pub fn control_size([height, width]: [usize; 2], trained: usize) -> [usize; 2] {
+    let side =
+        |n: usize| (n * trained / height.max(width) / CONTROL_SIDES * CONTROL_SIDES).max(CONTROL_SIDES);
+    [side(height), side(width)]
+}
+
+/// In how many calls ControlNets act, as published: calls are held against steps, whatever a sampler makes of a step.
+pub fn control_calls(part: f64, steps: usize) -> usize {
+    (part * steps as f64).ceil() as usize
 }
 
 /// The model calls of a part of the sampling: rounded down, as published.
@@ -77,7 +94,7 @@ mod tests {
             unet(config)
         };
         let of = |unet: &UNetConfig, sides: f64| {
-            let r = (family::of(unet).hidiffusion)(unet, sides);
+            let r = (family::of(unet).hidiffusion)(unet, sides, false);
             let (strided, pooled) = (calls_of(&r.strided.1, 50), calls_of(&r.pooled.1, 50));
             (r.windows, (r.strided.0, strided), (r.pooled.0, pooled))
         };
@@ -87,6 +104,27 @@ mod tests {
         assert_eq!(of(&sdxl(json!({})), 4.0), (1, (1, 0..15), (1, 0..35)));
         assert_eq!(of(&sdxl(json!({ "in_channels": 9 })), 2.0), (1, (1, 0..0), (1, 0..20)));
         assert_eq!(of(&sdxl(json!({ "sample_size": 64 })), 2.0), (1, (1, 0..0), (1, 0..25)));
+        // Text to image with a ControlNet: `text_to_img_controlnet_switching_threshold_ratio_dict`, where it says anything.
+        let controlled =
+            |unet: &UNetConfig, sides| (family::of(unet).hidiffusion)(unet, sides, true).pooled.1;
+        assert_eq!(calls_of(&controlled(&sdxl(json!({})), 2.0), 50), 8..25);
+        assert_eq!(calls_of(&controlled(&sdxl(json!({})), 4.0), 50), 0..35);
+    }
+
+    /// The lines of the published `sdxl_contrtolnet_ppl` that give `downsample_size`, for latents of these sizes.
+    #[test]
+    fn control_nets_see_the_trained_size() {
+        for (latents, seen) in [
+            ([256, 256], [128, 128]),
+            ([256, 192], [128, 96]),
+            ([168, 240], [88, 128]),
+            ([512, 208], [128, 48]),
+            ([130, 200], [80, 128]),
+        ] {
+            assert_eq!(control_size(latents, 128), seen);
+        }
+        // As many `i` as are less than 0.6 * steps.
+        assert_eq!([1, 5, 6, 13, 20, 50].map(|steps| control_calls(0.6, steps)), [1, 3, 4, 8, 12, 30]);
     }
 
     #[test]

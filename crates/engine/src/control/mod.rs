@@ -22,7 +22,7 @@ use instantstyle_nets::Tensor;
 use instantstyle_nets::controlnet::{
     ControlLora, ControlNet, ControlNetConfig, diffusers_names, is_control_lora,
 };
-use instantstyle_nets::unet::{Added, Residuals, TextContext, Times, UNetConfig};
+use instantstyle_nets::unet::{Added, HiDiffusion, Residuals, TextContext, Times, UNetConfig};
 use instantstyle_nets::weights::Weights;
 use std::ops::Range;
 use std::sync::Arc;
@@ -104,7 +104,12 @@ pub(crate) fn prepare(plan: &Plan, pictures: &[Picture], inputs: &Inputs) -> Res
         let weights = weights(&c.model, &plan.unet, &plan.model)?;
         let net = ControlNet::load_in(&c.config, &weights, plan.precision()).map_err(model_error)?;
         let values = picture.rgb.iter().map(|v| f32::from(*v) / 255.0).collect();
-        let hint = net.hint(&Tensor::new([1, picture.height, picture.width, 3], values));
+        let whole = Tensor::new([1, picture.height, picture.width, 3], values);
+        let seen = plan.control_latents().map(|n| n * plan.vae.factor());
+        let hint = match seen == [picture.height, picture.width] {
+            true => net.hint(&whole),
+            false => net.hint(&HiDiffusion::nearest(&whole, seen[0], seen[1])),
+        };
         let alone = c.config.pooled && inputs.tokens.dim(0) > 1;
         let last = |x: &Tensor| if alone { x.row(x.dim(0) - 1) } else { x.clone() };
         let (tokens, pooled) = (last(inputs.tokens), inputs.pooled.map(last));
@@ -135,7 +140,11 @@ pub(crate) fn residuals(
 ) -> Option<Residuals> {
     let of = |a: &Active| {
         let n = if a.alone { 1 } else { rows };
-        let batch = Tensor::stack(&vec![latents; n]);
+        let (h, w) = (a.hint.dim(1), a.hint.dim(2));
+        let batch = match latents.shape()[1..3] == [h, w] {
+            true => Tensor::stack(&vec![latents; n]),
+            false => Tensor::stack(&vec![&HiDiffusion::nearest(latents, h, w); n]),
+        };
         let mut added = match shallow {
             true => a.net.forward_outermost(&batch, &a.hint, a.scale),
             false => a.net.forward(&batch, &a.hint, call, &a.times, &a.text, a.scale),

@@ -50,8 +50,8 @@ pub struct Family {
     /// A published linear map from latents to red, green and blue from 0 to 255, per channel, and what is added: for previews.
     pub latent_rgb: Option<(&'static [[f64; 3]], &'static [f64; 3])>,
     /// How HiDiffusion treats the family: `unet` for latents whose sides are so many times the trained ones, the smaller
-    /// factor.
-    pub hidiffusion: fn(&UNetConfig, f64) -> Resizing,
+    /// factor; the flag says whether ControlNets take part and the start is noise.
+    pub hidiffusion: fn(&UNetConfig, f64, bool) -> Resizing,
     /// Encodes prompts: see [`TextFeatures`].
     pub encode: fn(&Prompts, &mut dyn FnMut(String)) -> Result<TextFeatures, Error>,
 }

@@ -27,10 +27,12 @@ pub(super) static FAMILY: Family = Family {
     components: &["text_encoder", "tokenizer"],
     latent_rgb: Some((&LATENT_RGB, &[127.5; 3])),
     // `switching_threshold_ratio_dict` and `sd15_hidiffusion_key` of megvii-research/HiDiffusion: 1024 and 2048 pixels.
-    hidiffusion: |_, sides| Resizing {
+    // Its pipeline for ControlNets is SDXL's.
+    hidiffusion: |_, sides, _| Resizing {
         windows: 0,
         strided: (0, 0.0..if sides < 4.0 { 0.4 } else { 0.7 }),
         pooled: (1, 0.0..if sides < 4.0 { 0.0 } else { 0.3 }),
+        controls: None,
     },
     encode,
     scheduler,

@@ -91,15 +91,17 @@ pub(super) static FAMILY: Family = Family {
 };
 
 /// `switching_threshold_ratio_dict`, `aggressive_step` and `sdxl_hidiffusion_key` of megvii-research/HiDiffusion: 2048 and
-/// 4096 pixels, inpainting models, and SDXL-Turbo, which is the one made for 512 pixels.
-fn hidiffusion(unet: &UNetConfig, sides: f64) -> Resizing {
+/// 4096 pixels, inpainting models, and SDXL-Turbo, which is the one made for 512 pixels. ControlNets:
+/// `text_to_img_controlnet_switching_threshold_ratio_dict` and `controlnet_apply_steps_rate`.
+fn hidiffusion(unet: &UNetConfig, sides: f64, controlled: bool) -> Resizing {
+    let usual = if controlled { 0.5 } else { 0.4 };
     let (strided, pooled) = match () {
         () if unet.sample_size == Some(64) => (0.0..0.0, 0.0..0.5),
         () if sides >= 4.0 => (0.0..0.3, 0.0..0.7),
-        () if unet.in_channels > unet.out_channels => (0.0..0.0, 0.0..0.4),
-        () => (0.0..8.0 / 50.0, 8.0 / 50.0..0.4),
+        () if unet.in_channels > unet.out_channels => (0.0..0.0, 0.0..usual),
+        () => (0.0..8.0 / 50.0, 8.0 / 50.0..usual),
     };
-    Resizing { windows: 1, strided: (1, strided), pooled: (1, pooled) }
+    Resizing { windows: 1, strided: (1, strided), pooled: (1, pooled), controls: Some(0.6) }
 }
 
 fn encode(prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatures, Error> {

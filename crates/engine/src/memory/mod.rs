@@ -274,7 +274,8 @@ fn previewing(plan: &Plan, previews: Option<&Previews>) -> Result<(u64, u64, u64
 
 /// The ControlNets that act: their weights, what they keep over the steps, and the residuals, which wait for the UNet.
 fn controls(plan: &Plan, rows: usize) -> Result<(u64, u64), Error> {
-    let (h, w) = latents(plan);
+    let [h, w] = plan.control_latents();
+    let factor = plan.vae.factor();
     let (mut mapped, mut own, mut hint, mut residuals) = (0, 0, 0, 0);
     for c in plan.controls.iter().filter(|c| c.acts()) {
         let weights = c.model.component_or_file()?;
@@ -282,10 +283,16 @@ fn controls(plan: &Plan, rows: usize) -> Result<(u64, u64), Error> {
         let (released, packed) = packed_bytes(&weights, plan.precision());
         mapped += in_file - released;
         own += loaded + packed + c.merged * 4 + c.config.trunk.context_bytes(rows, PROMPT);
-        hint = c.config.hint_bytes(plan.height, plan.width).max(hint);
+        hint = c.config.hint_bytes(h * factor, w * factor).max(hint);
         // The sum of those before, and its own.
         residuals =
             (residuals + c.config.residual_bytes(rows, h, w)).min(2 * c.config.residual_bytes(rows, h, w));
+    }
+    // HiDiffusion makes them as large as the UNet's skip connections.
+    if plan.resizing.is_some() && residuals > 0 {
+        let (h, w) = latents(plan);
+        let acting = plan.controls.iter().filter(|c| c.acts());
+        residuals += acting.map(|c| c.config.residual_bytes(rows, h, w)).max().unwrap_or(0);
     }
     // In bytes, and one at a time as numbers.
     let maps = ((plan.controls.len() + 4) * plan.width * plan.height * 3) as u64;

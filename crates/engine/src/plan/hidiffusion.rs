@@ -36,7 +36,6 @@ pub(super) fn planned(
     let refused = |message: String| Err(Error::request("hidiffusion", message));
     let masked = request.references.iter().position(|r| r.mask.is_some());
     let without = match () {
-        () if !request.controls.is_empty() => Some("controls".to_owned()),
         () if request.deep_cache.is_some_and(|n| n > 1) => Some("deep_cache".to_owned()),
         () => masked.map(|i| format!("references[{i}].mask")),
     };
@@ -72,7 +71,20 @@ pub(super) fn planned(
         ));
     }
     let sides = height.min(width) as f64 / trained as f64;
-    Ok(Some((family.hidiffusion)(unet, sides)))
+    let controlled = request.controls.iter().any(|c| c.scale != 0.0);
+    let resizing = (family.hidiffusion)(unet, sides, controlled && request.init.is_none());
+    if controlled && resizing.controls.is_none() {
+        return refused(format!(
+            "does not go with controls for {}: there are published settings for Stable Diffusion XL only; leave one of them out",
+            family.title
+        ));
+    }
+    if controlled && request.init.as_ref().is_some_and(|i| i.mask.is_some()) {
+        return refused(
+            "does not go with controls and init.mask together: nothing is published of it; leave one of the three out".into(),
+        );
+    }
+    Ok(Some(resizing))
 }
 
 /// For programs: levels, and the model calls in which they are resized.

@@ -15,7 +15,7 @@ pub use references::PlannedReference;
 
 use crate::error::Error;
 use crate::family::{self, Family};
-use crate::hidiffusion::Resizing;
+use crate::hidiffusion::{Resizing, control_calls, control_size};
 use crate::injection::{groups, window};
 use crate::loras::{self, PlannedLora};
 use crate::memory;
@@ -221,6 +221,10 @@ impl Plan {
         for (i, control) in resolved.controls.iter_mut().enumerate() {
             controls.push(planned_control(&format!("controls[{i}]"), control, &model, &unet, &vae, calls)?);
         }
+        if let Some(part) = resizing.as_ref().and_then(|r| r.controls) {
+            let most = control_calls(part, steps - first_call / sampler.calls_per_step());
+            controls.iter_mut().for_each(|c| c.calls.end = c.calls.end.min(most));
+        }
         let planned_lora = |(i, used): (usize, &LoraUse)| {
             let field = format!("loras[{i}]");
             let place = file(&field, "file", &used.file)?;
@@ -307,6 +311,15 @@ impl Plan {
         let tiling = Tiling::of(&self.vae);
         let (h, w) = (self.height / self.vae.factor(), self.width / self.vae.factor());
         (self.request.vae_tiling == Some(VaeTiling::On) && tiling.splits(h, w)).then_some(tiling)
+    }
+
+    /// The size of latents [height, width] that ControlNets see.
+    pub(crate) fn control_latents(&self) -> [usize; 2] {
+        let whole = [self.height, self.width].map(|n| n / self.vae.factor());
+        match self.unet.sample_size.filter(|_| self.resizing.is_some()) {
+            Some(trained) => control_size(whole, trained),
+            None => whole,
+        }
     }
 
     /// Pictures of the request.

@@ -28,6 +28,22 @@ impl HiDiffusion {
     pub fn splits(height: usize, width: usize) -> bool {
         height % 2 == 0 && width % 2 == 0
     }
+
+    /// What ControlNets see, [batch, h, w, channels] at another size: torch's `interpolate(mode="nearest")`. What they give is
+    /// resized in the network, to its levels.
+    pub fn nearest(x: &Tensor, height: usize, width: usize) -> Tensor {
+        let &[batch, h, w, c] = x.shape() else { panic!("{:?} has not four axes", x.shape()) };
+        let step = |from: usize, to: usize| from as f32 / to as f32;
+        let at = |i: usize, step: f32, length: usize| ((i as f32 * step) as usize).min(length - 1);
+        let (down, across) = (step(h, height), step(w, width));
+        let mut out = Tensor::stale([batch, height, width, c]);
+        for (i, pixel) in out.data_mut().chunks_exact_mut(c).enumerate() {
+            let (b, y, x_out) = (i / (height * width), i / width % height, i % width);
+            pixel
+                .copy_from_slice(&x.data()[((b * h + at(y, down, h)) * w + at(x_out, across, w)) * c..][..c]);
+        }
+        out
+    }
 }
 
 impl Pass<'_> {
@@ -48,7 +64,7 @@ impl Pass<'_> {
     pub(super) fn before_up(&self, level: usize, skip: &Tensor, x: Tensor) -> Tensor {
         match self.hidiffusion {
             Some(h) if h.pooled == Some(level) && x.shape()[1..3] != skip.shape()[1..3] => {
-                enlarged(&x, skip.dim(1), skip.dim(2))
+                bicubic(&x, skip.dim(1), skip.dim(2))
             }
             _ => x,
         }
@@ -143,7 +159,7 @@ fn halved(x: &Tensor) -> Tensor {
 }
 
 /// torch's `interpolate(mode="bicubic", align_corners=False)`.
-fn enlarged(x: &Tensor, height: usize, width: usize) -> Tensor {
+pub(super) fn bicubic(x: &Tensor, height: usize, width: usize) -> Tensor {
     let &[batch, h, w, c] = x.shape() else { unreachable!("activations have four axes") };
     let (rows, columns) = (cubic(h, height), cubic(w, width));
     let mut out = Tensor::zeros([batch, height, width, c]);
@@ -195,11 +211,18 @@ mod tests {
 
     /// `interpolate(x, size=(4, 5), mode="bicubic")` of `arange(6).view(1, 1, 2, 3) ** 2`, torch 2.15.
     #[test]
-    fn enlarging_equals_torch() {
-        let got = enlarged(&plane(2, 3), 4, 5);
+    fn resizing_equals_torch() {
+        let got = bicubic(&plane(2, 3), 4, 5);
         for (g, w) in got.data().iter().zip(ENLARGED) {
             assert!((g - w).abs() < 1e-4, "{:?}", got.data());
         }
+    }
+
+    /// `interpolate(x, size=(2, 4))` of `arange(15).view(1, 1, 3, 5) ** 2`, torch 2.15.
+    #[test]
+    fn nearest_equals_torch() {
+        let got = HiDiffusion::nearest(&plane(3, 5), 2, 4);
+        assert_eq!(got.data(), [0.0, 1.0, 4.0, 9.0, 25.0, 36.0, 49.0, 64.0]);
     }
 
     /// Windows of a grid of 8 x 16, shifted by three quarters: `torch.roll` by (-3, -6), then split.

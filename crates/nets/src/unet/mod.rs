@@ -185,8 +185,12 @@ impl UNet {
         assert_eq!(latents.dim(0), times.batch());
         let pass = Pass { step, times, text, injections, hidiffusion };
         let (mut skips, mut h) = self.trunk.forward(self.trunk.conv_in.forward(latents), &pass, seen);
-        if let Some(residuals) = residuals {
-            residuals.add_to(&mut skips, &mut h);
+        match residuals {
+            Some(residuals) if hidiffusion.is_some() => {
+                residuals.sized_for(&skips, &h).add_to(&mut skips, &mut h)
+            }
+            Some(residuals) => residuals.add_to(&mut skips, &mut h),
+            None => {}
         }
         for (i, level) in self.up.iter().enumerate() {
             for j in 0..level.resnets.len() {

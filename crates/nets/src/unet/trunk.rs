@@ -1,6 +1,7 @@
 //! What a UNet and its ControlNets have in common: the input, the embeddings, the way down and the middle.
 
 use super::blocks::{Resnet, Spatial};
+use super::hidiffusion::bicubic;
 use super::inject::{Injections, KeyValue};
 use super::{HiDiffusion, UNetConfig};
 use crate::error::ModelError;
@@ -115,6 +116,18 @@ impl Residuals {
     /// The part of the first skip connection alone.
     pub(super) fn add_to_first(&self, skip: &mut Tensor) {
         add(skip, &self.down[0]);
+    }
+
+    /// Those of ControlNets that saw latents of another size, at the sizes of this pass.
+    pub(super) fn sized_for(&self, skips: &[Tensor], mid: &Tensor) -> Self {
+        let sized = |(r, x): (&Tensor, &Tensor)| match r.shape()[1..3] == x.shape()[1..3] {
+            true => r.clone(),
+            false => bicubic(r, x.dim(1), x.dim(2)),
+        };
+        Residuals {
+            down: self.down.iter().zip(skips).map(sized).collect(),
+            mid: self.mid.as_ref().map(|r| sized((r, mid))),
+        }
     }
 
     pub(super) fn add_to(&self, skips: &mut [Tensor], mid: &mut Tensor) {
