@@ -205,7 +205,8 @@ fn weights_facts(report: &mut Report, weights: &Weights) {
 
 fn file(path: &Path, weights: &Weights) -> Result<Report, Error> {
     let any = |part: &str| weights.keys().any(|k| k.contains(part));
-    let mut report = if any("ip_adapter.") || any("image_proj.") || any("adapter_modules.") {
+    let adapters = ["ip_adapter.", "image_proj.", "adapter_modules.", "processor.to_k_ip."];
+    let mut report = if adapters.into_iter().any(any) {
         adapter(path, &published_names(weights))
     } else if any("perceiver_resampler.") {
         unsupported(path, "FaceID adapter")

@@ -33,17 +33,58 @@ impl Kind {
     }
 }
 
-/// The keys under which adapters are published (`image_proj.*`, `ip_adapter.N.*`), from those that training writes: a
-/// whole checkpoint of `tutorial_train.py` has `image_proj_model.*`, `adapter_modules.*` and the unchanged `unet.*`
-/// (tencent-ailab/IP-Adapter, README). Others stay as they are.
+/// The keys under which adapters are published (`image_proj.*`, `ip_adapter.N.*`), from the others that are met:
+///
+/// * A whole checkpoint of `tutorial_train.py` has `image_proj_model.*`, `adapter_modules.*` and the unchanged `unet.*`
+///   (tencent-ailab/IP-Adapter, README).
+/// * Saved as safetensors, where a tensor has one name only, it has `unet.PROCESSOR.to_k_ip.weight` instead of
+///   `adapter_modules.*`, as for `down_blocks.0.attentions.0.transformer_blocks.0.attn2.processor`; what people convert it to has
+///   the same names under `ip_adapter` (its issues 164, 166 and 168).
+/// * diffusers' own processors number their adapters: `to_k_ip.0.weight`.
+///
+/// Others stay as they are.
 pub fn published_names(weights: &Weights) -> Weights {
-    if !weights.has_prefix("adapter_modules.") {
+    let mut sites: Vec<Order> =
+        weights.keys().filter_map(|key| processor(key)).map(|(order, _)| order).collect();
+    sites.sort_unstable();
+    sites.dedup();
+    if sites.is_empty() && !weights.has_prefix("adapter_modules.") {
         return weights.clone();
     }
     weights.renamed(|key| {
-        let names = [("image_proj_model.", "image_proj."), ("adapter_modules.", "ip_adapter.")];
+        if let Some((order, part)) = processor(key) {
+            let place = sites.binary_search(&order).ok()?;
+            return Some(format!("ip_adapter.{}.{part}.weight", 2 * place + 1));
+        }
+        let names = [
+            ("image_proj_model.", "image_proj."),
+            ("image_proj.", "image_proj."),
+            ("adapter_modules.", "ip_adapter."),
+        ];
         names.iter().find_map(|(from, to)| Some(format!("{to}{}", key.strip_prefix(from)?)))
     })
+}
+
+/// Where an attention stands in the order of `ip_adapter.N`: down, up, middle; block, attention, transformer.
+type Order = (u8, usize, usize, usize);
+
+/// The place and the part (`to_k_ip`, `to_v_ip`) of a key that names a processor by the path of its attention.
+fn processor(key: &str) -> Option<(Order, &str)> {
+    let key = ["unet.", "ip_adapter."].iter().find_map(|p| key.strip_prefix(p)).unwrap_or(key);
+    let (path, part) = key.split_once(".attn2.processor.")?;
+    let part = part.strip_suffix(".weight")?;
+    let part = part.strip_suffix(".0").unwrap_or(part);
+    let parts: Vec<&str> = path.split('.').collect();
+    let (block, rest) = match parts[..] {
+        ["down_blocks", n, ref rest @ ..] => ((0, n), rest),
+        ["up_blocks", n, ref rest @ ..] => ((1, n), rest),
+        ["mid_block", ref rest @ ..] => ((2, "0"), rest),
+        _ => return None,
+    };
+    let ["attentions", attention, "transformer_blocks", transformer] = rest else { return None };
+    let number = |n: &str| n.parse::<usize>().ok();
+    let order = (block.0, number(block.1)?, number(attention)?, number(transformer)?);
+    ["to_k_ip", "to_v_ip"].contains(&part).then_some((order, part))
 }
 
 /// What the shapes of an adapter's file say.

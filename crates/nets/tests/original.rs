@@ -2,9 +2,9 @@
 
 use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
 use instantstyle_nets::controlnet::diffusers_names;
-use instantstyle_nets::ip_adapter::{AdapterShape, published_names};
+use instantstyle_nets::ip_adapter::{AdapterShape, IpAdapter, published_names};
 use instantstyle_nets::original::{self, Heads, Part, UNetFacts, VaeNames, to_open_clip_text};
-use instantstyle_nets::unet::{LdmNames, UNetConfig};
+use instantstyle_nets::unet::{LdmNames, UNetConfig, sites};
 use instantstyle_nets::weights::{Stored, Weights};
 use instantstyle_nets::{ModelError, Tensor};
 use std::path::Path;
@@ -186,6 +186,38 @@ fn adapters_of_training_have_published_names() {
         same(&published_names(&saved), &published);
         same(&published_names(&published), &published);
         assert_eq!(AdapterShape::of(&saved).unwrap(), AdapterShape::of(&published).unwrap());
+    }
+}
+
+/// Adapters whose layers are named by the paths of their processors, as diffusers' `unet.attn_processors` names them
+/// (in its order, of the checkpoint's own UNet): in a whole checkpoint, converted, and as diffusers saves its own processors.
+#[test]
+fn adapters_by_processors_have_published_names() {
+    for (file, model) in [("sdxl-a-base.safetensors", "sdxl-a"), ("sd15-a-plus.safetensors", "sd15-a")] {
+        let published = Weights::open(testkit::fixtures().join("adapters").join(file)).unwrap();
+        let config = testkit::fixtures().join("models").join(model).join("unet/config.json");
+        let json = serde_json::from_slice(&std::fs::read(&config).unwrap()).unwrap();
+        let sites = sites(&UNetConfig::from_json(&json, &config).unwrap());
+        for (image, layer, number) in [
+            ("image_proj_model.", "unet.", ""),
+            ("image_proj.", "ip_adapter.", ""),
+            ("image_proj.", "", ".0"),
+        ] {
+            let mut saved = published.renamed(|key| {
+                if let Some(rest) = key.strip_prefix("image_proj.") {
+                    return Some(format!("{image}{rest}"));
+                }
+                let mut parts = key.split('.').skip(1);
+                let ordinal: usize = parts.next()?.parse().ok()?;
+                let (path, part) = (&sites.iter().find(|s| s.ordinal == ordinal)?.path, parts.next()?);
+                Some(format!("{layer}{path}.attn2.processor.{part}{number}.weight"))
+            });
+            assert_eq!(saved.len(), published.len());
+            saved.insert("unet.conv_in.weight", Stored::from_f32([1], &[0.0]).unwrap());
+            same(&published_names(&saved), &published);
+            assert_eq!(AdapterShape::of(&saved).unwrap(), AdapterShape::of(&published).unwrap());
+            IpAdapter::load(&saved, &sites).unwrap();
+        }
     }
 }
 

@@ -10,6 +10,8 @@ mod pose;
 mod skeleton;
 #[cfg(all(test, feature = "onnx"))]
 mod tests;
+#[cfg(feature = "onnx")]
+mod wire;
 
 pub use estimator::Estimator;
 pub(super) use estimator::{

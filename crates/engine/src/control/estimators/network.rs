@@ -77,6 +77,7 @@ mod runtime {
 
 #[cfg(feature = "onnx")]
 mod runtime {
+    use super::super::wire;
     use super::*;
     use rten::{DataType, Dimension, Model, NodeId, RunOptions, ThreadPool, Value, ValueType};
     use rten_tensor::Layout;
@@ -100,7 +101,9 @@ mod runtime {
         pub fn open(path: &Path) -> Result<Self, Error> {
             check_file(path)?;
             let bytes = std::fs::read(path).map_err(|e| Error::file(path, e.to_string()))?;
-            let model = guarded(|| Model::load(bytes))
+            let model = wire::check(&bytes)
+                .map_err(str::to_owned)
+                .and_then(|()| guarded(|| Model::load(bytes)))
                 .and_then(|loaded| loaded.map_err(|e| said(e.to_string())))
                 .map_err(|e| {
                     Error::file(path, format!("is no network that can be run here: {e}; give an ONNX file with its weights inside"))

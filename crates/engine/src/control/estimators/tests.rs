@@ -159,6 +159,9 @@ fn wrong_files_say_what_was_expected() {
     other[at..at + 7].copy_from_slice(b"Sigmund");
     std::fs::write(&file, &other).expect("a file");
     assert!(said("softedge_pidinet", &file).contains("Sigmund"));
+    // A length below zero, at which the runtime would read the same bytes for ever.
+    std::fs::write(&file, [&whole[..], &[2 << 3 | 2], &[255; 9], &[1]].concat()).expect("a file");
+    assert!(said("softedge_pidinet", &file).contains("longer than the file"));
     // No file of this size is read.
     let large = std::fs::File::create(folder.path().join("large.onnx")).expect("a file");
     large.set_len(super::network::MAX_FILE_BYTES + 1).expect("a size");
