@@ -681,6 +681,8 @@ def controlled():
     both = [use(f"{name}.safetensors", "rings.png", 0.7, end=0.6), use("sdxl-a.safetensors", "waves.png", 0.5)]
     tags = ["plain", *tags, "two ControlNets", "start/end", "image-to-image"]
     case(f"{name}-two", "sdxl-a", [], tags, **one | {"controls": both, "init": start(0.7), "steps": 7, "seed": 3121})
+    lora = {"loras": [{"file": "../../loras/sdxl-a-kohya.safetensors", "weight": 0.8}], "seed": 3122}
+    case(f"{name}-lora", "sdxl-a", xl, ["base", "style", "ControlNet", "Control-LoRA", "LoRA"], **one | lora)
 
 
 def fast():

@@ -110,6 +110,23 @@ def control_lora():
     return model, differences(model, unet("sdxl-a"), 1009)
 
 
+def over(model, changed):
+    """The same difference for a changed UNet: the ControlNet that the file stands for beside a LoRA."""
+    _, tensors = control_lora()
+    own, whole = unet("sdxl-a").state_dict(), {k for k in as_named(tensors) if not k.endswith((".up", ".down"))}
+    for key, value in model.state_dict().items():
+        if key in own and key not in whole:
+            value += changed[key] - own[key]
+
+
+def as_named(tensors):
+    """A Control-LoRA's keys in diffusers' names."""
+    state = control("sdxl-a", 1008)
+    names = {k.removeprefix("control_model."): key for key, v in state.state_dict().items() for k in original({key: v}, state.config)}
+    stem = {k.rsplit(".", 1)[0]: v.rsplit(".", 1)[0] for k, v in names.items()}
+    return {f"{stem[k.rsplit('.', 1)[0]]}.{k.rsplit('.', 1)[1]}" for k in tensors if k != "lora_controlnet"}
+
+
 def as_diffusers(model, tensors):
     """diffusers' own reading of the file must give the same, but for the biases of layers of low rank, which it leaves as they are."""
     other = ControlNetModel.from_unet(unet("sdxl-a"), conditioning_embedding_out_channels=HINT)

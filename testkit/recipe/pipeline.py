@@ -283,6 +283,15 @@ def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
     if weights:
         pipe.set_adapters(list(weights), list(weights.values()))
 
+    if weights and any(c["model"].endswith("control-lora.safetensors") for c in used_controls):
+        fused = copy.deepcopy(pipe.unet)
+        fused.fuse_lora(adapter_names=list(weights))
+        state = {k.replace(".base_layer", ""): v for k, v in fused.state_dict().items()}
+        nets = pipe.controlnet.nets if len(used_controls) > 1 else [pipe.controlnet]
+        for net, used in zip(nets, used_controls):
+            if used["model"].endswith("control-lora.safetensors"):
+                controls.over(net, state)
+
     call = {}
     references = [] if drop_references else job.get("references", [])
     groups = group(references)

@@ -14,6 +14,7 @@ use crate::sampler;
 use crate::{Event, Observer};
 use instantstyle_nets::Tensor;
 use instantstyle_nets::unet::{Added, Conditions, Injections, TextContext, Times, UNet};
+use instantstyle_nets::weights::Weights;
 
 /// Everything that stays the same over the steps and over the pictures of one request.
 pub struct Conditioning {
@@ -43,13 +44,14 @@ impl Conditioning {
 }
 
 /// Computes what does not change: rows are negative and positive, or the positive alone. `maps` are those of the plan's
-/// ControlNets.
+/// ControlNets, `weights` the UNet's, where Control-LoRAs need them.
 pub fn prepare(
     plan: &Plan,
     unet: &UNet,
     text: &TextFeatures,
     injections: Injections,
     maps: &[Picture],
+    weights: Option<&Weights>,
 ) -> Result<Conditioning, Error> {
     let (tokens, pooled) = (&text.tokens, text.pooled.as_ref());
     let rows = tokens.dim(0);
@@ -78,7 +80,7 @@ pub fn prepare(
     let sampler = build(plan)?;
     let timesteps = &sampler.timesteps()[plan.first_call..];
     let times = unet.times(timesteps, rows, added.as_ref(), Some(plan.guidance));
-    let controls = control::prepare(plan, maps, &Inputs { tokens, pooled, sizes, timesteps })?;
+    let controls = control::prepare(plan, maps, &Inputs { tokens, pooled, sizes, timesteps, unet: weights })?;
     let mut conditioning = Conditioning { text: unet.text(tokens), times, injections, controls, alone: None };
     if plan.guided() && plan.guided_calls.len() < plan.calls() {
         conditioning.alone = Some(Box::new(conditioning.row(1)));

@@ -166,10 +166,11 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     let start = Instant::now();
     let weights = loras.component(&plan.model, "unet")?;
     let unet = UNet::load_in(&plan.unet, &weights, plan.precision()).map_err(model_error)?;
-    drop(weights);
+    // Control-LoRAs are made of them, too.
+    let weights = Some(weights).filter(|_| plan.controls.iter().any(|c| c.merged.is_some()));
     let prepared = |plan: &Plan, tokens: &[Tokens], maps: &[Picture]| {
         let injections = references::inject(plan, &unet, tokens)?;
-        denoise::prepare(plan, &unet, &text, injections, maps)
+        denoise::prepare(plan, &unet, &text, injections, maps, weights.as_ref())
     };
     let conditioning = prepared(plan, &tokens, &maps)?;
     drop(maps);
@@ -193,7 +194,7 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
             })
             .collect::<Result<Vec<_>, _>>()?;
     }
-    drop((unet, text, tokens));
+    drop((unet, weights, text, tokens));
     timings.denoise_s = start.elapsed().as_secs_f64();
 
     check(observer)?;

@@ -36,27 +36,31 @@ pub(crate) fn pictures(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Ve
     plan.controls.iter().enumerate().map(one).collect()
 }
 
-/// The tensors of a ControlNet in diffusers' names. A Control-LoRA is made whole with the UNet of `model`, as it is without
-/// the LoRAs of a request.
-pub(crate) fn weights(place: &Place, base: &UNetConfig, model: &Place) -> Result<Weights, Error> {
+/// The tensors of a ControlNet in diffusers' names. A Control-LoRA is made whole with the weights of the UNet, those of the
+/// request's LoRAs among them, as in ComfyUI (`comfy/controlnet.py`, `ControlLora.pre_run`).
+fn weights(place: &Place, base: &UNetConfig, unet: Option<&Weights>) -> Result<Weights, Error> {
     let file = place.component_or_file()?;
     if !is_control_lora(&file) {
         return Ok(diffusers_names(&file, base));
     }
-    let unet = model.join("unet").component()?;
-    ControlLora::of(&file, base).and_then(|lora| lora.merged(&unet)).map_err(model_error)
+    let unet = unet.ok_or_else(|| Error::Internal("a Control-LoRA without its UNet".into()))?;
+    ControlLora::of(&file, base).and_then(|lora| lora.merged(unet)).map_err(model_error)
 }
 
 /// The same for its shapes: of a Control-LoRA the UNet's own weights, and how many values will be made anew.
-pub(crate) fn outline(place: &Place, base: &UNetConfig, model: &Place) -> Result<(Weights, u64), Error> {
+pub(crate) fn outline(
+    place: &Place,
+    base: &UNetConfig,
+    model: &Place,
+) -> Result<(Weights, Option<u64>), Error> {
     let file = place.component_or_file()?;
     if !is_control_lora(&file) {
-        return Ok((diffusers_names(&file, base), 0));
+        return Ok((diffusers_names(&file, base), None));
     }
     let unet = model.join("unet").component()?;
     let lora = ControlLora::of(&file, base).map_err(model_error)?;
     let changed = lora.changed().filter_map(|key| unet.get(key)).map(|t| t.len() as u64).sum();
-    Ok((lora.outline(&unet).map_err(model_error)?, changed))
+    Ok((lora.outline(&unet).map_err(model_error)?, Some(changed)))
 }
 
 /// A ControlNet that acts, with all that stays the same over the steps.
@@ -96,12 +100,14 @@ pub(crate) struct Inputs<'a> {
     pub sizes: [f32; 6],
     /// Of the calls that are made.
     pub timesteps: &'a [f64],
+    /// The UNet's weights, for Control-LoRAs.
+    pub unet: Option<&'a Weights>,
 }
 
 /// Loads the ControlNets that do anything.
 pub(crate) fn prepare(plan: &Plan, pictures: &[Picture], inputs: &Inputs) -> Result<Vec<Active>, Error> {
     let one = |(c, picture): (&PlannedControl, &Picture)| {
-        let weights = weights(&c.model, &plan.unet, &plan.model)?;
+        let weights = weights(&c.model, &plan.unet, inputs.unet)?;
         let net = ControlNet::load_in(&c.config, &weights, plan.precision()).map_err(model_error)?;
         let values = picture.rgb.iter().map(|v| f32::from(*v) / 255.0).collect();
         let whole = Tensor::new([1, picture.height, picture.width, 3], values);

@@ -1,5 +1,5 @@
-//! Settings of distilled models, by name: each family has a table of its own. They are those of the models' pages; where a
-//! page leaves a range, the value here is one inside it.
+//! Settings of distilled models, by name: each family has a table of its own. They are those of the examples on the models'
+//! pages ([`Fast::source`]), which were read.
 
 use super::{FAMILIES, Family};
 use crate::error::Error;
@@ -29,9 +29,7 @@ pub struct Fast {
     pub source: &'static str,
 }
 
-const CARD: &str = "the model page of the LoRA";
-
-/// Euler over trailing timesteps without guidance: <https://huggingface.co/ByteDance/SDXL-Lightning>.
+/// Euler over trailing timesteps without guidance, as many steps as the LoRA's name says.
 pub(super) const fn lightning(
     name: &'static str,
     about: &'static str,
@@ -47,20 +45,20 @@ pub(super) const fn lightning(
         schedule: Some("sgm_uniform"),
         side_px: None,
         lora: Some(lora),
-        source: CARD,
+        source: "https://huggingface.co/ByteDance/SDXL-Lightning",
     }
 }
 
-/// DDIM over trailing timesteps, `guidance_scale=0`, as many steps as the LoRA's name says: the example for the LoRA of 2 steps
-/// on <https://huggingface.co/ByteDance/Hyper-SD>; those of 4 and 8 are taken to be alike. Its LoRAs "CFG" (guidance 5 to 8) are
-/// others.
+/// DDIM over trailing timesteps without guidance, as many steps as the LoRA's name says, for both families ("2-Steps, 4-Steps,
+/// 8-steps LoRA"). The LoRAs "CFG" (guidance 5 to 8) and the unified ones of 1 step (TCD) are others.
 pub(super) const fn hyper(name: &'static str, about: &'static str, steps: usize, lora: &'static str) -> Fast {
-    Fast { sampler: "ddim", ..lightning(name, about, steps, lora) }
+    let source = "https://huggingface.co/ByteDance/Hyper-SD";
+    Fast { sampler: "ddim", source, ..lightning(name, about, steps, lora) }
 }
 
-/// LCM's sampler, 2 to 8 steps, guidance off or 1 to 2: <https://huggingface.co/latent-consistency/lcm-lora-sdxl>. Here 4, off.
-pub(super) const fn lcm(lora: &'static str) -> Fast {
-    Fast { sampler: "lcm", schedule: None, ..lightning("lcm", "LCM in 4 steps", 4, lora) }
+/// LCM's sampler with its own timesteps, 4 steps without guidance (2 to 8 steps and guidance from 1 to 2 are said to do, too).
+pub(super) const fn lcm(lora: &'static str, source: &'static str) -> Fast {
+    Fast { sampler: "lcm", schedule: None, source, ..lightning("lcm", "LCM in 4 steps", 4, lora) }
 }
 
 /// The names of all families' settings, each once.
@@ -148,9 +146,12 @@ mod tests {
     fn every_row_has_its_lora_and_is_listed() {
         for family in FAMILIES {
             for fast in family.fast {
-                assert!(fast_names().iter().any(|n| n.0 == fast.name) && !fast.source.is_empty());
+                assert!(fast_names().iter().any(|n| n.0 == fast.name));
+                assert!(fast.source.starts_with("https://"), "{}", fast.source);
                 if let Some((entry, _)) = fast.lora.map(|l| find(l).expect("an entry")) {
                     assert_eq!((entry.kind, entry.family), (Kind::Lora, family.name), "{}", fast.name);
+                    // The page is that of the repository that the LoRA is pulled from.
+                    assert!(fast.source.ends_with(entry.repository), "{}", fast.name);
                     let flag = format!("(--fast {})", fast.name);
                     assert!(entry.about.ends_with(&flag), "{}: {}", entry.name, entry.about);
                 }

@@ -20,7 +20,7 @@ pub(super) static FAMILY: Family = Family {
         hyper("hyper-2", "Hyper-SD in 2 steps", 2, "hyper-2-lora-sd15"),
         hyper("hyper-4", "Hyper-SD in 4 steps", 4, "hyper-4-lora-sd15"),
         hyper("hyper-8", "Hyper-SD in 8 steps", 8, "hyper-8-lora-sd15"),
-        lcm("lcm-lora-sd15"),
+        lcm("lcm-lora-sd15", "https://huggingface.co/latent-consistency/lcm-lora-sdv1-5"),
     ],
     subtract_scale: 0.8,
     feature_tower: None,

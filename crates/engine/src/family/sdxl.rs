@@ -26,7 +26,7 @@ pub(super) static FAMILY: Family = Family {
         hyper("hyper-2", "Hyper-SD in 2 steps", 2, "hyper-2-lora-sdxl"),
         hyper("hyper-4", "Hyper-SD in 4 steps", 4, "hyper-4-lora-sdxl"),
         hyper("hyper-8", "Hyper-SD in 8 steps", 8, "hyper-8-lora-sdxl"),
-        lcm("lcm-lora-sdxl"),
+        lcm("lcm-lora-sdxl", "https://huggingface.co/latent-consistency/lcm-lora-sdxl"),
         // A model of its own, with this sampler in its scheduler_config.json.
         Fast {
             sampler: "euler_a",

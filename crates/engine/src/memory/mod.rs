@@ -282,7 +282,7 @@ fn controls(plan: &Plan, rows: usize) -> Result<(u64, u64), Error> {
         let (in_file, loaded) = network(&weights, 0);
         let (released, packed) = packed_bytes(&weights, plan.precision());
         mapped += in_file - released;
-        own += loaded + packed + c.merged * 4 + c.config.trunk.context_bytes(rows, PROMPT);
+        own += loaded + packed + c.merged.unwrap_or(0) * 4 + c.config.trunk.context_bytes(rows, PROMPT);
         hint = c.config.hint_bytes(h * factor, w * factor).max(hint);
         // The sum of those before, and its own.
         residuals =

@@ -24,8 +24,8 @@ pub struct PlannedControl {
     pub map: Make,
     /// Strength.
     pub scale: f64,
-    /// Values that are made of the UNet's (Control-LoRA).
-    pub(crate) merged: u64,
+    /// Of a Control-LoRA: how many values are made of the UNet's.
+    pub(crate) merged: Option<u64>,
     /// Model calls in which it acts.
     pub calls: std::ops::Range<usize>,
 }
@@ -66,7 +66,7 @@ pub(super) fn planned_control(
     let image = file(field, "image", &control.image)?;
     let model = file(field, "model", &control.model)?;
     let (config, merged) = config(&model, unet, base)?;
-    if merged > 0 && unet.in_channels != vae.latent_channels {
+    if merged.is_some() && unet.in_channels != vae.latent_channels {
         return Err(model.error(format!(
             "is a Control-LoRA, which takes its weights from the UNet, and this one reads {} channels for inpainting: use a \
              whole ControlNet, or a model with an ordinary UNet",
@@ -95,8 +95,8 @@ pub(super) fn planned_control(
 }
 
 /// The shape of a ControlNet: what its configuration says, or, where there is none, what its tensors say; and how many values
-/// are made of the UNet's.
-fn config(place: &Place, base: &UNetConfig, model: &Place) -> Result<(ControlNetConfig, u64), Error> {
+/// a Control-LoRA makes of the UNet's.
+fn config(place: &Place, base: &UNetConfig, model: &Place) -> Result<(ControlNetConfig, Option<u64>), Error> {
     let (found, merged) = outline(place, base, model)?;
     if !is_controlnet(&found) {
         return Err(place.error(
