@@ -5,6 +5,7 @@ relative change of 1e-5 in the initial noise grows, and the change when one thin
 """
 
 import copy
+import json
 import sys
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 import cases
 import pipeline
-from common import CASES, FIXTURES, quiet, write_json
+from common import CASES, FIXTURES, quiet
 
 OTHER = "a small green dragon flying over a village, mosaic"
 
@@ -44,6 +45,8 @@ def ablations(job):
             yield changed("control window", lambda j: [(c.pop("start", None), c.pop("end", None)) for c in j["controls"]])
         if any("preprocess" in c for c in job["controls"]):
             yield changed("map", lambda j: [c.pop("preprocess", None) for c in j["controls"]])
+    for i in range(len(job.get("loras", []))):
+        yield changed(f"lora {i}", lambda j: j["loras"].pop(i))
     if job.get("hidiffusion"):
         yield changed("hidiffusion", lambda j: j.pop("hidiffusion"))
     for key in ("clip_skip", "guidance_rescale", "negative_prompt"):
@@ -57,7 +60,7 @@ def main(only):
     for item in cases.CASE_LIST:
         if only and item["name"] not in only:
             continue
-        if "init" in item["job"]:  # its noise is not given from outside, so it cannot be shaken
+        if "init" in item["job"] or "hires" in item["job"]:  # its noise is not given from outside, so it cannot be shaken
             continue
         job, folder = item["job"], CASES / item["name"]
         want = load_file(folder / "expected.safetensors")["latents"]
@@ -93,8 +96,11 @@ def main(only):
             "growth": round(growth, 1),
             **{f"without {k}": round(v, 4) for k, v in parts.items()},
         }
-    if not only:
-        write_json(FIXTURES / "sensitivity.json", table)
+    known = {} if not only else json.loads((FIXTURES / "sensitivity.json").read_text())
+    table = known | table
+    names = [item["name"] for item in cases.CASE_LIST]
+    table = {name: table[name] for name in sorted(table, key=names.index)}
+    (FIXTURES / "sensitivity.json").write_text(json.dumps(table, indent=1))
     print(f"weak: {weak}\nlargest growth: {worst:.1f}")
 
 

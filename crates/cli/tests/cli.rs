@@ -148,6 +148,21 @@ fn what_the_mask_leaves_out_is_put_back_exactly() {
     assert!(kept > 500 && changed > 500, "{kept} kept, {changed} changed");
     // Without blending the autoencoder has touched everything.
     assert_ne!(paint(&["--init-mask", &mask], &at("plain.png")).rgb[..30], photo_there.rgb[..30]);
+    // White everywhere repaints everything; a mask of another aspect is stretched, which is said.
+    let white = Picture::new(24, 8, vec![255; 24 * 8 * 3]).expect("a picture");
+    std::fs::write(at("white.png"), encode_png(&white, &[])).expect("a file");
+    let all = paint(&["--init-mask", &at("white.png"), "--init-blend-px", "3"], &at("all.png"));
+    let same = all.rgb.chunks(3).zip(photo_there.rgb.chunks(3)).filter(|(a, b)| a == b).count();
+    assert!(same < 100, "{same} pixels of {} are as they were", 64 * 64);
+    let words = ["--init", &photo, "--init-mask", &at("white.png"), "--width", "64", "--height", "64"];
+    let said =
+        run(&[&["generate", "--model", &model, "--steps", "2", "--out", &at("said.png")], &words[..]]
+            .concat());
+    assert!(
+        said.status.success() && text(&said.stderr).contains("init.mask is 24 x 8 and will be stretched"),
+        "{}",
+        text(&said.stderr)
+    );
     // Less strength stays nearer to the picture.
     let far =
         |p: &Picture| p.rgb.iter().zip(&photo_there.rgb).map(|(a, b)| u64::from(a.abs_diff(*b))).sum::<u64>();
@@ -178,6 +193,8 @@ fn starts_that_cannot_be_are_refused() {
             vec!["init.strength", "number from 0 to 1"],
         ),
         (&plain, vec!["--init", &photo, "--init-strength", "0.01"], 2, vec!["init.strength", "more steps"]),
+        (&plain, vec!["--init", &photo, "--init-strength", "1.5"], 2, vec!["init.strength", "from 0 to 1"]),
+        (&plain, vec!["--init", &photo, "--init-strength", "-inf"], 2, vec!["init.strength", "from 0 to 1"]),
         (&plain, vec!["--init-strength", "0.5"], 2, vec!["init.image"]),
         (&plain, vec!["--init", "nowhere.png"], 3, vec!["init.image", "nowhere.png"]),
         (&plain, vec!["--init", &photo, "--init-mask", &black], 2, vec!["init.mask", "black"]),
@@ -313,6 +330,46 @@ fn files_that_do_not_fit_end_with_3() {
         with(&sd15, &write(name, &bytes), &a15, &vit_a, &[name, word]);
     }
     assert!(!Path::new(&at("o.png")).exists(), "nothing is written after an error");
+}
+
+/// A download that broke off anywhere is told as such, and where.
+#[test]
+fn models_by_half_say_so() {
+    let (dir, at) = folder();
+    let (model, out) = (PathBuf::from(at("model")), at("out.png"));
+    let weights = "unet/diffusion_pytorch_model.safetensors";
+    let size = std::fs::metadata(fixtures().join("models/sd15-a").join(weights)).expect("a file").len();
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+    // What becomes of one part: gone, or other bytes.
+    for (part, left, words) in [
+        ("unet", None, &["unet/config.json", "is missing", "incomplete"][..]),
+        ("vae", None, &["vae/config.json", "is missing", "incomplete"]),
+        ("scheduler", None, &["scheduler_config.json", "is missing", "incomplete"]),
+        ("text_encoder", None, &["without the folder text_encoder", "incomplete"]),
+        ("tokenizer", None, &["without the folder tokenizer", "incomplete"]),
+        ("model_index.json", None, &["no model_index.json"]),
+        (weights, None, &["no weights here", "complete the download"]),
+        (weights, Some(&[][..]), &[weights, "empty file", "download"]),
+        (weights, Some(&[0; 300]), &[weights, "damaged"]),
+        (weights, Some(pointer), &[weights, "git-LFS pointer"]),
+        ("unet/config.json", Some(b"{\"sample_size\": 6"), &["config.json", "JSON", "incomplete"]),
+    ] {
+        copy_folder(&fixtures().join("models/sd15-a"), &model);
+        let place = model.join(part);
+        match left {
+            Some(bytes) => std::fs::write(&place, bytes).expect("a file"),
+            None if place.is_dir() => std::fs::remove_dir_all(&place).expect("a folder"),
+            None => std::fs::remove_file(&place).expect("a file"),
+        }
+        refused(&["generate", "--model", &at("model"), "--prompt", "a", "--out", &out], 3, words);
+        std::fs::remove_dir_all(&model).expect("a folder");
+    }
+    copy_folder(&fixtures().join("models/sd15-a"), &model);
+    let cut = std::fs::OpenOptions::new().write(true).open(model.join(weights)).expect("a file");
+    cut.set_len(size / 2).expect("a size");
+    let words = [weights, "incomplete", "download or copy it again"];
+    refused(&["generate", "--model", &at("model"), "--prompt", "a", "--out", &out], 3, &words);
+    assert_eq!(files(dir.path()), ["model"]);
 }
 
 #[test]

@@ -90,6 +90,17 @@ pub(crate) fn fitted(
     notice: &mut dyn FnMut(String),
 ) -> Result<Picture, Error> {
     let picture = picture(place)?;
+    tell_stretch(field, &picture, (width, height), notice);
+    Ok(resize(&picture, width, height, Filter::Lanczos))
+}
+
+/// Says so where a picture is stretched to its new size.
+pub(crate) fn tell_stretch(
+    field: &str,
+    picture: &Picture,
+    (width, height): (usize, usize),
+    notice: &mut dyn FnMut(String),
+) {
     let stretch = (picture.width * height) as f64 / (picture.height * width) as f64;
     if !(1.0 / STRETCH..STRETCH).contains(&stretch) {
         notice(format!(
@@ -98,12 +109,15 @@ pub(crate) fn fitted(
             picture.width, picture.height
         ));
     }
-    Ok(resize(&picture, width, height, Filter::Lanczos))
 }
 
 /// Encodes the picture that a plan starts from, if it names one.
 pub fn encode(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Option<Init>, Error> {
-    let Some(place) = plan.init.as_ref().and_then(|init| init.image.as_ref()) else { return Ok(None) };
+    let Some(init) = plan.init.as_ref() else { return Ok(None) };
+    let Some(place) = init.image.as_ref() else { return Ok(None) };
+    if let Some(mask) = &init.mask {
+        tell_stretch("init.mask", &picture(mask)?, (plan.width, plan.height), notice);
+    }
     of_fitted(plan, fitted("init.image", place, plan.width, plan.height, notice)?).map(Some)
 }
 

@@ -92,7 +92,13 @@ impl Place {
             Place::Checkpoint(c, p) => c.file(p).ok_or_else(|| self.error(format!("holds nothing for {p}"))),
             Place::WithUNet(both) => both.0.read(),
             Place::Disk(p) => {
-                let size = std::fs::metadata(p).map_err(|e| self.error(e.to_string()))?.len();
+                let size = std::fs::metadata(p).map_err(|e| match e.kind() {
+                    std::io::ErrorKind::NotFound => {
+                        self.error("is missing: the download may be incomplete, fetch it again")
+                    }
+                    _ => self.error(e.to_string()),
+                })?;
+                let size = size.len();
                 if size > MAX_JSON_BYTES {
                     return Err(self.error(format!("has {size} bytes, far too many for a configuration")));
                 }

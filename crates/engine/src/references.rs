@@ -2,6 +2,7 @@
 
 use crate::encode::{self, Tower};
 use crate::error::Error;
+use crate::init::tell_stretch;
 use crate::injection::mask_for_tokens;
 use crate::model::Place;
 use crate::picture::{Filter, Picture, resize};
@@ -41,6 +42,10 @@ pub fn encode(plan: &Plan, notice: &mut dyn FnMut(String)) -> Result<Vec<Tokens>
         }
         let adapter = IpAdapter::load(&r.adapter.weights()?, &plan.sites).map_err(crate::model_error)?;
         let rows = if plan.guided() { Tensor::stack(&[&features.nothing, &feature]) } else { feature };
+        if let Some(mask) = &r.mask {
+            let size = (plan.width, plan.height);
+            tell_stretch(&format!("references[{i}].mask"), &self::picture(mask)?, size, notice);
+        }
         let mask = r.mask.as_ref().map(|m| mask_at(m, plan.width, plan.height)).transpose()?;
         out.push(Tokens { reference: i, tokens: adapter.tokens(&rows), mask });
     }
