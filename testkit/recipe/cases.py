@@ -150,6 +150,7 @@ def declare():
     controlled()
     fast()
     high_resolution()
+    savings()
 
 
 def projections():
@@ -731,6 +732,23 @@ def high_resolution():
     )):
         fields = {"width": side, "height": side, "hidiffusion": "on", "controls": [control], "seed": 3210 + i, **more}
         case(f"sdxl-a-hidiffusion-control{name}", "sdxl-a", [], ["plain", "HiDiffusion", "ControlNet", LATENTS_ALONE, *tags], **fields)
+
+
+def savings():
+    """Frozen cross-attention and merged tokens: tiny pictures."""
+    sd, xl = [ref("sd15-a-base.safetensors", "rings.png", A, "style")], [ref("sdxl-a-base.safetensors", "rings.png", B, "style")]
+    for i, (name, model, refs, tags, more) in enumerate((
+        ("cross-freeze", "sd15-a", [], [], {"steps": 8, "cross_freeze": 0.5}),
+        ("cross-freeze", "sdxl-a", [], [], {"steps": 6, "cross_freeze": 0.5, "sampler": "ddim"}),
+        ("cross-freeze-base", "sd15-a", sd, [], {"steps": 5, "cross_freeze": 0.6}),
+        ("cross-freeze-base", "sdxl-a", xl, [], {"steps": 4, "cross_freeze": 0.25}),
+        ("token-merging", "sd15-a", sd, [], {"steps": 3, "token_merging": 0.5}),
+        ("token-merging", "sdxl-a", xl, ["odd latents"], {"steps": 3, "token_merging": 0.6, "width": 72, "height": 88}),
+        ("token-merging-unguided", "sd15-a", [], ["no guidance"], {"steps": 3, "token_merging": 0.75, "guidance": 1.0}),
+        ("token-merging-cross-freeze", "sdxl-a", [], [], {"steps": 4, "token_merging": 0.4, "cross_freeze": 0.5}),
+    )):
+        fields = {"width": 96, "height": 96, "seed": 3300 + i, **more}
+        case(f"{model}-{name}", model, refs, [*(["base", "style"] if refs else ["plain"]), LATENTS_ALONE, *tags], **fields)
 
 
 def finish(only=None):

@@ -49,6 +49,9 @@ def ablations(job):
         yield changed(f"lora {i}", lambda j: j["loras"].pop(i))
     if job.get("hidiffusion"):
         yield changed("hidiffusion", lambda j: j.pop("hidiffusion"))
+    for key in ("cross_freeze", "token_merging"):
+        if job.get(key):
+            yield changed(key, lambda j: j.pop(key))
     for key in ("clip_skip", "guidance_rescale", "negative_prompt"):
         if job.get(key) and (key != "negative_prompt" or job["guidance"] > 1):
             yield changed(key, lambda j: j.pop(key))

@@ -35,6 +35,7 @@ from safetensors.torch import load_file
 import controls
 import high_resolution
 import images
+import savings
 
 # transformers 5 dropped the attribute that StableDiffusionPipeline's clip_skip reads.
 if not hasattr(CLIPTextModel, "text_model"):
@@ -363,12 +364,14 @@ def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
 
     caught = {}
 
+    cutoff = None
+
     def on_step(_, index, timestep, kwargs):
         caught["latents"] = kwargs["latents"].clone()
         caught.setdefault("norms", []).append(float(kwargs["latents"].std()))
         if apply is not None:
             apply(index + 1)
-        return {}
+        return cutoff(pipe, index, timestep, kwargs) if cutoff else {}
 
     generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
     if perturb:
@@ -404,7 +407,18 @@ def run(job, base, drop_references=False, prompt=None, perturb=0.0, alone=None):
     if job.get("hidiffusion", "off") != "off":
         assert len(seeds) == 1
         high_resolution.apply(pipe, base / job["model"], family, job["hidiffusion"] == "on", seeds[0])
-    result = pipe(
+    paint = pipe
+    if job.get("token_merging"):
+        assert len(seeds) == 1
+        savings.merge(pipe, job["token_merging"], seeds[0])
+    if job.get("cross_freeze"):
+        calls = math.floor(job["cross_freeze"] * steps)  # samplers of one call a step
+        if groups:
+            cutoff, wanted = savings.freeze(pipe, xl, calls)
+            call["callback_on_step_end_tensor_inputs"] = ["latents", *wanted]
+        else:
+            paint = savings.gated(pipe, xl, calls)
+    result = paint(
         prompt=job["prompt"] if prompt is None else prompt,
         negative_prompt=job.get("negative_prompt"),
         num_images_per_prompt=len(seeds),

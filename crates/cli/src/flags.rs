@@ -6,7 +6,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, StringValueParser, Type
 use clap::{Arg, ArgAction, Command, ValueHint};
 use instantstyle_engine::control::MAPS;
 use instantstyle_engine::convert::TYPES;
-use instantstyle_engine::family::fast_names;
+use instantstyle_engine::family::{SAFE, fast_names};
 use instantstyle_engine::request::fields::{Field, HIRES, INIT, Kind, LISTS, List, REQUEST, SUBTRACT};
 use instantstyle_engine::request::{PRECISIONS, PRESETS};
 use instantstyle_engine::sampler::{SAMPLERS, SCHEDULES};
@@ -89,6 +89,8 @@ impl Flag {
         // Negative numbers, and prompts that begin with a dash.
         let dashes = matches!(field.kind, Kind::Text | Kind::Whole(..) | Kind::Number(..));
         let arg = arg.value_name(value).value_hint(hint).allow_hyphen_values(dashes);
+        // Without a name, the settings that hold for every model.
+        let arg = if field.name == "fast" { arg.num_args(0..=1).default_missing_value(SAFE) } else { arg };
         let choices = field.choices();
         if choices.is_empty() { arg } else { arg.value_parser(Suggested(choices)).hide_possible_values(true) }
     }
@@ -345,7 +347,7 @@ fn threads() -> Arg {
     Arg::new("threads")
         .long("threads")
         .value_name("N")
-        .help("Threads; pictures do not depend on it [default: one for each core], e.g. --threads 2")
+        .help("Threads; pictures do not depend on it [default: one for each core that this process may use], e.g. --threads 2")
         .value_parser(clap::value_parser!(u16).range(1..=1024))
 }
 

@@ -11,6 +11,7 @@ mod overrides;
 mod progress;
 mod pull;
 mod sheet;
+mod threads;
 
 use clap::ArgMatches;
 use instantstyle_engine::Error;
@@ -34,8 +35,10 @@ fn main() -> ExitCode {
 }
 
 fn run(name: &str, arguments: &ArgMatches) -> Result<u8, Error> {
-    if let Some(n) = arguments.try_get_one::<u16>("threads").ok().flatten() {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(*n as usize).build_global();
+    instantstyle_engine::memory::return_large_blocks();
+    let asked = arguments.try_get_one::<u16>("threads").ok().flatten().map(|n| usize::from(*n));
+    if let Some(n) = asked.or_else(threads::usual) {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
         pool.map_err(|e| Error::Machine(format!("{n} threads: {e}")))?;
     }
     match name {

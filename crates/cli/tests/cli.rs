@@ -382,6 +382,34 @@ fn the_machine_ends_with_4() {
 }
 
 #[test]
+fn a_level_that_is_none_is_refused() {
+    let with = |level: &str, more: &[&str]| {
+        let arguments = [&["generate", "--dry-run", "--json"], more].concat();
+        program().args(arguments).env("INSTANTSTYLE_LEVEL", level).output().expect("the program starts")
+    };
+    for level in ["", "best", "AVX2"] {
+        let out = with(level, &[]);
+        let error = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{level}: {error}");
+        assert!(error.contains("INSTANTSTYLE_LEVEL") && error.contains("scalar, avx2, avx512"), "{error}");
+    }
+    assert!(with("scalar", &[]).status.success());
+}
+
+#[test]
+fn fast_without_a_name_says_what_it_chose() {
+    let base = ["generate", "--prompt", "a star", "--steps", "2", "--dry-run"];
+    let bare = run(&[&base[..], &["--fast"]].concat());
+    assert!(bare.status.success() && text(&bare.stdout).contains("\nfast       "), "{}", text(&bare.stdout));
+    assert_eq!(text(&bare.stdout), text(&run(&[&base[..], &["--fast", "safe"]].concat()).stdout));
+    let plain = run(&base);
+    assert!(!text(&plain.stdout).contains("\nfast "), "{}", text(&plain.stdout));
+    let (_dir, at) = folder();
+    let made = run(&["generate", "--prompt", "a star", "--steps", "2", "--fast", "--out", &at("x.png")]);
+    assert!(text(&made.stderr).contains("note: fast: "), "{}", text(&made.stderr));
+}
+
+#[test]
 fn missing_companions_are_named() {
     let (dir, _) = folder();
     let copy = dir.path().join("model");

@@ -6,6 +6,7 @@ use crate::family::TextFeatures;
 use crate::guidance::guide;
 use crate::hidiffusion;
 use crate::init::{Init, Start};
+use crate::merging::Merger;
 use crate::picture::Picture;
 use crate::plan::Plan;
 use crate::preview::Previewer;
@@ -13,8 +14,9 @@ use crate::rng::TorchRng;
 use crate::sampler;
 use crate::{Event, Observer};
 use instantstyle_nets::Tensor;
-use instantstyle_nets::unet::{Added, Conditions, Injections, TextContext, Times, UNet};
+use instantstyle_nets::unet::{Added, Conditions, Cross, CrossOutputs, Injections, TextContext, Times, UNet};
 use instantstyle_nets::weights::Weights;
+use std::cell::RefCell;
 
 /// Everything that stays the same over the steps and over the pictures of one request.
 pub struct Conditioning {
@@ -114,6 +116,8 @@ pub fn denoise(
     let (first, calls) = (plan.first_call, plan.calls());
     let mut deep: Option<Tensor> = None;
     let resized = hidiffusion::calls(plan, plan.seed.wrapping_add(i as u64));
+    let mut merger = Merger::new(plan, plan.seed.wrapping_add(i as u64));
+    let cross = RefCell::new(CrossOutputs::default());
     for call in 0..calls {
         if observer.cancelled() {
             return Err(Error::Cancelled);
@@ -124,7 +128,11 @@ pub fn denoise(
         let guided = plan.guided() && plan.guided_calls.contains(&call);
         let now = conditioning.alone.as_deref().filter(|_| !guided).unwrap_or(conditioning);
         let rows = if guided { 2 } else { 1 };
-        let shallow = call % plan.deep_cache() > 0 && deep.as_ref().is_some_and(|kept| kept.dim(0) >= rows);
+        // What is frozen is written down in a whole call.
+        let recorded = plan.frozen_from == Some(call + 1);
+        let shallow = call % plan.deep_cache() > 0
+            && !recorded
+            && deep.as_ref().is_some_and(|kept| kept.dim(0) >= rows);
         // ControlNets see the latents alone, also where the UNet sees a mask beside them.
         let residuals = control::residuals(&now.controls, &row, rows, call, shallow);
         let row = match &start.beside {
@@ -132,12 +140,20 @@ pub fn denoise(
             None => row,
         };
         let batch = Tensor::stack(&vec![&row; rows]);
+        let frozen = plan.frozen_from.filter(|first| call >= *first).map(|_| cross.borrow());
+        let merging = merger.as_mut().map(|m| m.call(rows));
         let conditions = Conditions {
             times: &now.times,
             text: &now.text,
             injections: &now.injections,
             residuals: residuals.as_ref(),
             hidiffusion: resized.as_ref().map(|calls| &calls[call]),
+            cross: match &frozen {
+                Some(outputs) => Cross::Frozen(outputs),
+                None if recorded => Cross::Recorded(&cross),
+                None => Cross::Computed,
+            },
+            merging: merging.as_ref(),
         };
         let out = match &deep {
             _ if plan.deep_cache() == 1 => unet.forward(&batch, call, &conditions),

@@ -29,6 +29,7 @@ pub mod injection;
 pub mod inspect;
 mod loras;
 pub mod memory;
+mod merging;
 pub mod model;
 pub mod parameters;
 pub mod picture;
@@ -138,6 +139,7 @@ pub fn generate_timed(plan: &Plan, observer: &mut dyn Observer) -> Result<(Vec<O
     memory.check()?;
     memory.notice().into_iter().for_each(|n| observer.event(Event::Notice(n)));
     let previewer = previews.map(|asked| Previewer::new(plan, &asked)).transpose()?;
+    plan.chosen().into_iter().for_each(|n| observer.event(Event::Notice(n)));
     plan.loras.iter().filter_map(|l| l.notice.clone()).for_each(|n| observer.event(Event::Notice(n)));
     observer.event(Event::Stage("encoding"));
     let start = Instant::now();

@@ -22,6 +22,7 @@ pub fn a1111(request: &Request, model: &str, sampler: &str) -> String {
     add("VAE", vae.map(|v| v.to_string_lossy().into_owned()));
     // A1111 counts from the last layer as 1.
     add("Clip skip", request.clip_skip.filter(|n| *n > 0).map(|n| (n + 1).to_string()));
+    add("Token merging ratio", request.token_merging.filter(|r| *r > 0.0).map(|r| r.to_string()));
     for (i, l) in request.loras.iter().enumerate() {
         let name = l.file.file_name().map_or_else(String::new, |n| n.to_string_lossy().into_owned());
         add(&format!("LoRA {}", i + 1), Some(format!("{name} x {}", l.weight)));

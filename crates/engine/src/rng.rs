@@ -52,6 +52,11 @@ impl TorchRng {
         (self.u32() & ((1 << 24) - 1)) as f32 / (1u32 << 24) as f32
     }
 
+    /// Whole and uniform in 0..n: `torch.randint(n, (1,))`, for n below 2^28.
+    pub fn below(&mut self, n: u32) -> u32 {
+        self.u32() % n
+    }
+
     /// Uniform in 0..1 with 53 random bits.
     fn uniform_f64(&mut self) -> f64 {
         let high = (self.u32() as u64) << 32;

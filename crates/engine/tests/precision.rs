@@ -61,3 +61,50 @@ fn the_precision_is_resolved_and_stored() {
     let refused = Plan::resolve(&request).err().expect("not built in").to_string();
     assert!(refused.contains("f16") && refused.contains("bf16"), "{refused}");
 }
+
+/// The first model of the fixtures, as if its UNet had so many weights more: a hole in the file.
+fn grown(folder: &std::path::Path, more: u64) -> std::path::PathBuf {
+    let model = folder.join("model");
+    copy(&testkit::fixtures().join("models/sd15-a"), &model);
+    let unet = std::fs::read_dir(model.join("unet")).expect("a folder").map(|f| f.expect("a file").path());
+    let file = unet.into_iter().find(|f| f.extension().is_some_and(|e| e == "safetensors")).expect("weights");
+    let bytes = std::fs::read(&file).expect("weights");
+    let (length, rest) = bytes.split_at(8);
+    let length = u64::from_le_bytes(length.try_into().expect("eight")) as usize;
+    let mut header: serde_json::Value = serde_json::from_slice(&rest[..length]).expect("a header");
+    let end = (rest.len() - length) as u64;
+    header["more.weight"] =
+        serde_json::json!({ "dtype": "F16", "shape": [more, 1], "data_offsets": [end, end + 2 * more] });
+    let mut header = header.to_string();
+    header += &" ".repeat(header.len().next_multiple_of(8) - header.len());
+    let start = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &rest[length..]].concat();
+    std::fs::write(&file, &start).expect("written");
+    let file = std::fs::OpenOptions::new().write(true).open(&file).expect("opened");
+    file.set_len(start.len() as u64 + 2 * more).expect("a hole");
+    model
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder").map(|e| e.expect("an entry").path()) {
+        let to = to.join(entry.file_name().expect("a name"));
+        if entry.is_dir() {
+            copy(&entry, &to);
+        } else {
+            std::fs::copy(&entry, &to).expect("copied");
+        }
+    }
+}
+
+#[test]
+fn auto_is_bf16_for_a_large_network_where_the_machine_has_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let large = if instantstyle_kernels::level::bf16() { Precision::Bf16 } else { Precision::F32 };
+    for (more, want) in [(1_000_000, Precision::F32), (100_000_000, large)] {
+        let model = grown(folder.path(), more);
+        let request = Request { model: Some(model.to_string_lossy().into_owned()), ..Request::default() };
+        let plan = Plan::resolve_within(&request, None).expect("a plan");
+        assert_eq!(plan.request().precision, Some(want), "{more}");
+        assert_eq!(plan.request_of(0).precision, Some(want), "stored with the picture");
+    }
+}

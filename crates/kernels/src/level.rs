@@ -34,14 +34,40 @@ fn set(wish: Option<Level>) -> u8 {
     now
 }
 
+/// Why a value of [`SWITCH`] is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// No level has this name.
+    Unknown(String),
+    /// The machine lacks the instructions of the level with this name.
+    Lacking(&'static str),
+}
+
+/// The levels by name.
+pub const NAMES: [(&str, Level); 3] =
+    [("scalar", Level::Scalar), ("avx2", Level::Avx2), ("avx512", Level::Avx512)];
+
+fn wish(value: Option<&str>, best: Level) -> Result<Option<Level>, Refused> {
+    let Some(value) = value else { return Ok(None) };
+    match NAMES.into_iter().find(|(name, _)| *name == value) {
+        None => Err(Refused::Unknown(value.to_owned())),
+        Some((name, level)) if level > best => Err(Refused::Lacking(name)),
+        Some((_, level)) => Ok(Some(level)),
+    }
+}
+
+/// The level that [`SWITCH`] asks for, if it is set.
+///
+/// # Errors
+/// If there is no such level, or not on this machine. Kernels take the best one then: whoever starts them checks first.
+pub fn asked() -> Result<Option<Level>, Refused> {
+    let value = std::env::var_os(SWITCH);
+    wish(value.map(|v| v.to_string_lossy().into_owned()).as_deref(), detected())
+}
+
 #[cold]
 fn first() -> u8 {
-    set(match std::env::var(SWITCH).as_deref() {
-        Ok("scalar") => Some(Level::Scalar),
-        Ok("avx2") => Some(Level::Avx2),
-        Ok("avx512") => Some(Level::Avx512),
-        _ => None,
-    })
+    set(asked().unwrap_or(None))
 }
 
 #[inline]
@@ -143,3 +169,19 @@ macro_rules! per_level {
     };
 }
 pub(crate) use per_level;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wishes_are_levels_that_are_there() {
+        assert_eq!(wish(None, Level::Scalar), Ok(None));
+        assert_eq!(wish(Some("avx2"), Level::Avx512), Ok(Some(Level::Avx2)));
+        assert_eq!(wish(Some("avx2"), Level::Avx2), Ok(Some(Level::Avx2)));
+        assert_eq!(wish(Some("avx512"), Level::Avx2), Err(Refused::Lacking("avx512")));
+        for unknown in ["", "AVX2", "avx-512", "best"] {
+            assert_eq!(wish(Some(unknown), Level::Avx512), Err(Refused::Unknown(unknown.into())));
+        }
+    }
+}

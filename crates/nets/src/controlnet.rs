@@ -13,7 +13,7 @@ use crate::layers::{Activation, Conv2d, Precision, activate};
 use crate::load::Loader;
 use crate::tensor::Tensor;
 use crate::unet::trunk::{Counter, Pass, Trunk};
-use crate::unet::{Added, Injections, Residuals, TextContext, Times};
+use crate::unet::{Added, Cross, Injections, Residuals, TextContext, Times};
 use crate::weights::Weights;
 
 /// The network with its weights.
@@ -131,7 +131,15 @@ impl ControlNet {
     ) -> Residuals {
         assert_eq!(latents.dim(0), times.batch());
         let injections = Injections::default();
-        let pass = Pass { step, times, text, injections: &injections, hidiffusion: None };
+        let pass = Pass {
+            step,
+            times,
+            text,
+            injections: &injections,
+            hidiffusion: None,
+            cross: Cross::Computed,
+            merging: None,
+        };
         let (skips, middle) = self.trunk.forward(self.input(latents, hint), &pass, &mut |_, _| {});
         let down = self.down.iter().zip(&skips).map(|(conv, skip)| self.out(conv, skip, scale)).collect();
         Residuals { down, mid: Some(self.out(&self.mid, &middle, scale)) }

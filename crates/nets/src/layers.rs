@@ -3,11 +3,13 @@
 use crate::tensor::Tensor;
 use crate::weights::Stored;
 use instantstyle_kernels::gemm::{Extras, Operand, Packed, Then};
-use instantstyle_kernels::{act, attention, conv, gemm, norm};
+use instantstyle_kernels::{Weight, act, attention, conv, gemm, norm};
 use std::sync::{Arc, OnceLock};
 
 pub use instantstyle_kernels::act::Activation;
+pub use instantstyle_kernels::buffer::return_large_blocks;
 pub use instantstyle_kernels::gemm::Precision;
+pub use instantstyle_kernels::level;
 
 /// Fully connected layer. In f32 the weights stay as they are stored; in bf16 and int8 they are packed when they are
 /// first used, and the pages of their file given back.
@@ -87,6 +89,14 @@ impl Linear {
         gemm::layer(x.data(), self.inputs, operand, extras, out.data_mut());
         out
     }
+}
+
+/// The products of every row of `a` [m, width] with every row of `b` [n, width], in f32: [m, n].
+pub(crate) fn products(a: &Tensor, b: &Tensor) -> Tensor {
+    let mut out = Tensor::stale([a.dim(0), b.dim(0)]);
+    let b: Vec<u8> = b.data().iter().flat_map(|v| v.to_le_bytes()).collect();
+    gemm::linear(a.data(), a.channels(), Weight::F32(&b), None, None, out.data_mut());
+    out
 }
 
 /// Square convolution over `[batch, height, width, channels]`; weights stay as they are stored.

@@ -6,13 +6,19 @@ use instantstyle_kernels::conv::{Conv, scratch_bytes};
 use instantstyle_kernels::gemm::{self, Precision};
 
 /// Values that are alive, and the most that were.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(crate) struct Ledger {
+    precision: Precision,
     live: u64,
     peak: u64,
 }
 
 impl Ledger {
+    /// Nothing yet, of a network whose operands have this format.
+    pub fn new(precision: Precision) -> Self {
+        Ledger { precision, live: 0, peak: 0 }
+    }
+
     /// A tensor of so many values appears.
     pub fn take(&mut self, values: usize) {
         self.live += values as u64;
@@ -38,8 +44,8 @@ impl Ledger {
 
     /// Attention of `heads` heads of width `dim`: keys and values are packed for the products.
     pub fn attend(&mut self, batch: usize, heads: usize, dim: usize, keys: usize) {
-        let queries =
-            Queries { batch, heads, dim, queries: 1, scale: 1.0, causal: false, precision: Precision::F32 };
+        let precision = self.precision;
+        let queries = Queries { batch, heads, dim, queries: 1, scale: 1.0, causal: false, precision };
         self.pass(attention::scratch_bytes(&queries, keys, threads()) / 4);
     }
 
@@ -59,7 +65,7 @@ impl Ledger {
             upsample: false,
         };
         self.take(size.pixels() * outputs);
-        self.pass(scratch_bytes(&conv, Precision::F32, normed, threads()) / 4);
+        self.pass(scratch_bytes(&conv, self.precision, normed, threads()) / 4);
     }
 
     /// Two convolutions with a shortcut around them (UNet and autoencoder), their norms included; the input stays with the

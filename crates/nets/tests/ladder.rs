@@ -4,7 +4,7 @@ use instantstyle_nets::Tensor;
 use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
 use instantstyle_nets::controlnet::{ControlNet, ControlNetConfig};
 use instantstyle_nets::ip_adapter::{IpAdapter, Kind};
-use instantstyle_nets::unet::{Added, Branch, Conditions, Injections, UNet, UNetConfig, covers};
+use instantstyle_nets::unet::{Added, Branch, Conditions, Cross, Injections, UNet, UNetConfig, covers};
 use instantstyle_nets::vae::{Decoder, Encoder, Tiling, VaeConfig};
 use instantstyle_nets::weights::Weights;
 use std::path::{Path, PathBuf};
@@ -98,8 +98,15 @@ fn conditioned(
     let added = pooled.as_ref().map(|pooled| Added { pooled, sizes: &sizes });
     let times = unet.times(&[timestep], sample.dim(0), added.as_ref(), None);
     let text = unet.text(&tensor(w, &key("context")));
-    let conditions =
-        Conditions { times: &times, text: &text, injections, residuals: None, hidiffusion: None };
+    let conditions = Conditions {
+        times: &times,
+        text: &text,
+        injections,
+        residuals: None,
+        hidiffusion: None,
+        cross: Cross::Computed,
+        merging: None,
+    };
     forward(&sample, &conditions)
 }
 

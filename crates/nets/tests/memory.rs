@@ -3,7 +3,8 @@
 use instantstyle_nets::Tensor;
 use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
 use instantstyle_nets::controlnet::{ControlNet, ControlNetConfig};
-use instantstyle_nets::unet::{Added, Conditions, Injections, UNet, UNetConfig};
+use instantstyle_nets::layers::Precision;
+use instantstyle_nets::unet::{Added, Conditions, Cross, Injections, UNet, UNetConfig};
 use instantstyle_nets::vae::{Decoder, Encoder, VaeConfig};
 use instantstyle_nets::weights::Weights;
 use peak_alloc::PeakAlloc;
@@ -59,12 +60,12 @@ fn estimates_are_near_what_is_allocated() {
             let decoder = Decoder::load(&config, &weights).expect("a decoder");
             let (h, w) = (side, side * 5 / 4);
             let run = || decoder.forward(&noise([1, h, w, config.latent_channels]));
-            near(&format!("{name} decode"), config.decode_bytes(h, w), peak(run));
+            near(&format!("{name} decode"), config.decode_bytes(h, w, Precision::F32), peak(run));
             let encoder = Encoder::load(&config, &weights).expect("an encoder");
             let (h, w) = (h * config.factor(), w * config.factor());
             near(
                 &format!("{name} encode"),
-                config.encode_bytes(h, w),
+                config.encode_bytes(h, w, Precision::F32),
                 peak(|| encoder.forward(&noise([1, h, w, 3]))),
             );
         }
@@ -106,11 +107,26 @@ fn estimates_are_near_what_is_allocated() {
                 injections: &injections,
                 residuals: None,
                 hidiffusion: None,
+                cross: Cross::Computed,
+                merging: None,
             };
             let run = || unet.forward(&noise([2, h, w, config.in_channels]), 0, &conditions);
-            near(&format!("{name} forward"), config.forward_bytes(2, h, w), peak(run));
+            near(&format!("{name} forward"), config.forward_bytes(2, h, w, Precision::F32), peak(run));
+            let narrow = UNet::load_in(&config, &weights, Precision::Bf16).expect("a UNet");
+            let run = || narrow.forward(&noise([2, h, w, config.in_channels]), 0, &conditions);
+            // The matrices are packed in the first call and stay.
+            drop(run());
+            near(
+                &format!("{name} forward in bf16"),
+                config.forward_bytes(2, h, w, Precision::Bf16),
+                peak(run),
+            );
             let run = || unet.forward_keeping(&noise([2, h, w, config.in_channels]), 0, &conditions);
-            near(&format!("{name} forward, deep features kept"), config.forward_bytes(2, h, w), peak(run));
+            near(
+                &format!("{name} forward, deep features kept"),
+                config.forward_bytes(2, h, w, Precision::F32),
+                peak(run),
+            );
         }
     });
 }

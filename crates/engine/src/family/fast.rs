@@ -3,8 +3,9 @@
 
 use super::{FAMILIES, Family};
 use crate::error::Error;
-use crate::request::{LoraBlocks, LoraUse, Request};
+use crate::request::{HiDiffusion, LoraBlocks, LoraUse, Request};
 use instantstyle_hub::catalogue::find;
+use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 /// How a distilled model is sampled.
@@ -61,9 +62,16 @@ pub(super) const fn lcm(lora: &'static str, source: &'static str) -> Fast {
     Fast { sampler: "lcm", schedule: None, source, ..lightning("lcm", "LCM in 4 steps", 4, lora) }
 }
 
-/// The names of all families' settings, each once.
+/// The name of the savings that keep the picture, on any model.
+pub const SAFE: &str = "safe";
+/// What it stands for: see `benches/README.md` for what each does to the embedded model's pictures. The effect there is what it was chosen
+/// by; the figures of the papers on published models are named beside each.
+const SAFE_GUIDANCE_END: f64 = 0.8;
+const SAFE_DEEP_CACHE: usize = 2;
+
+/// The names of all families' settings, each once, and the one for every model.
 pub fn fast_names() -> Vec<(&'static str, &'static str)> {
-    let mut names: Vec<(&str, &str)> = Vec::new();
+    let mut names: Vec<(&str, &str)> = vec![(SAFE, "savings that keep the picture, on any model")];
     for fast in FAMILIES.iter().flat_map(|f| f.fast) {
         if names.iter().all(|(name, _)| *name != fast.name) {
             names.push((fast.name, fast.about));
@@ -72,18 +80,52 @@ pub fn fast_names() -> Vec<(&'static str, &'static str)> {
     names
 }
 
-/// Fills in what `fast` stands for; what the request gives itself holds. `asked` is the request before its names were
+/// Fills in what `fast` stands for and says it, field by field; what the request gives itself holds. `asked` is the request before its names were
 /// resolved: a LoRA that it names itself is not added.
 ///
 /// # Errors
 /// If the family has no such settings.
-pub(crate) fn fill(request: &mut Request, asked: &Request, family: &Family) -> Result<(), Error> {
-    let Some(name) = request.fast.take() else { return Ok(()) };
+pub(crate) fn fill(request: &mut Request, asked: &Request, family: &Family) -> Result<Vec<String>, Error> {
+    let Some(name) = request.fast.take() else { return Ok(Vec::new()) };
+    let before = fields(request)?;
+    if name == SAFE {
+        save(request)
+    } else {
+        distil(request, asked, family, &name)?
+    }
+    let after = fields(request)?;
+    Ok(after.iter().filter(|(k, v)| before.get(*k) != Some(v)).map(|(k, v)| format!("{k} {v}")).collect())
+}
+
+fn fields(request: &Request) -> Result<Map<String, Value>, Error> {
+    match serde_json::to_value(request) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Ok(Map::new()),
+        Err(e) => Err(Error::Internal(e.to_string())),
+    }
+}
+
+/// The safe savings, but for those that do not go with what is asked for.
+fn save(request: &mut Request) {
+    if request.guidance_start.is_none_or(|start| start < SAFE_GUIDANCE_END) && request.cross_freeze.is_none()
+    {
+        request.guidance_end.get_or_insert(SAFE_GUIDANCE_END);
+    }
+    if request.hidiffusion.unwrap_or_default() == HiDiffusion::Off {
+        request.deep_cache.get_or_insert(SAFE_DEEP_CACHE);
+    }
+}
+
+fn distil(request: &mut Request, asked: &Request, family: &Family, name: &str) -> Result<(), Error> {
     let fast = family.fast.iter().find(|f| f.name == name).ok_or_else(|| {
         let known: Vec<&str> = family.fast.iter().map(|f| f.name).collect();
         Error::request(
             "fast",
-            format!("is \"{name}\", which is not for {}; there it can be {}", family.title, known.join(", ")),
+            format!(
+                "is \"{name}\", which is not for {}; there it can be {SAFE}, {}",
+                family.title,
+                known.join(", ")
+            ),
         )
     })?;
     request.steps.get_or_insert(fast.steps);
@@ -114,7 +156,7 @@ mod tests {
     fn filled(json: &str, family: &Family) -> Result<Request, Error> {
         let asked = Request::from_json(json, std::path::Path::new("/no/such"))?;
         let mut request = asked.clone();
-        fill(&mut request, &asked, family).map(|()| request)
+        fill(&mut request, &asked, family).map(|_| request)
     }
 
     #[test]
@@ -177,6 +219,9 @@ mod tests {
         .expect("filled");
         assert_eq!(own.loras.iter().map(|l| l.weight).collect::<Vec<_>>(), [0.5], "not added twice");
         let wrong = filled(r#"{"fast": "lightning-4"}"#, &sd15::FAMILY).expect_err("another family");
-        assert!(wrong.exit_code() == 2 && wrong.to_string().contains("there it can be hyper-2"), "{wrong}");
+        assert!(
+            wrong.exit_code() == 2 && wrong.to_string().contains("there it can be safe, hyper-2"),
+            "{wrong}"
+        );
     }
 }

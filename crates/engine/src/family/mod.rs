@@ -5,7 +5,7 @@ mod sd15;
 mod sdxl;
 
 pub(crate) use fast::fill;
-pub use fast::{Fast, fast_names};
+pub use fast::{Fast, SAFE, fast_names};
 
 use crate::encode::Prompts;
 use crate::error::Error;

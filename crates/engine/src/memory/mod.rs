@@ -2,6 +2,7 @@
 
 mod machine;
 
+pub use instantstyle_nets::layers::return_large_blocks;
 pub use machine::available_bytes;
 
 use crate::encode::{text_config, vision_config};
@@ -159,9 +160,15 @@ fn size(bytes: u64) -> String {
 }
 
 /// The tiles of a decoding that does not fit whole.
-pub(crate) fn tiles_needed(vae: &VaeConfig, height: usize, width: usize, available: Option<u64>) -> bool {
+pub(crate) fn tiles_needed(
+    vae: &VaeConfig,
+    height: usize,
+    width: usize,
+    precision: Precision,
+    available: Option<u64>,
+) -> bool {
     let (h, w) = (height / vae.factor(), width / vae.factor());
-    let whole = vae.decode_bytes(h, w).max(vae.encode_bytes(height, width));
+    let whole = vae.decode_bytes(h, w, precision).max(vae.encode_bytes(height, width, precision));
     Tiling::of(vae).splits(h, w) && !fits(whole, available)
 }
 
@@ -237,7 +244,7 @@ fn coding(plan: &Plan) -> Result<Option<Stage>, Error> {
     let side = plan.tiling().map_or(usize::MAX, |t| t.latents() * plan.vae.factor());
     // The picture in bytes, its values and those of the masked one.
     let pictures = (plan.width * plan.height * (3 + 2 * 12)) as u64;
-    let activations = plan.vae.encode_bytes(side.min(plan.height), side.min(plan.width));
+    let activations = plan.vae.encode_bytes(side.min(plan.height), side.min(plan.width), plan.precision());
     Ok(Some(most("", [(mapped, own + pictures + activations)])))
 }
 
@@ -247,7 +254,7 @@ fn denoising(plan: &Plan, previews: Option<&Previews>) -> Result<Stage, Error> {
     let weights = plan.model.join("unet").component()?;
     let (preview_mapped, preview_own, preview) = previewing(plan, previews)?;
     // A preview is made between two calls.
-    let activations = plan.unet.forward_bytes(rows, h, w).max(preview);
+    let activations = plan.unet.forward_bytes(rows, h, w, plan.precision()).max(preview);
     let (mapped, own) = network(&weights, activations);
     let (mapped, own) = (mapped + preview_mapped, own + preview_own);
     let (released, packed) = packed_bytes(&weights, plan.precision());
@@ -258,7 +265,8 @@ fn denoising(plan: &Plan, previews: Option<&Previews>) -> Result<Stage, Error> {
     let context = plan.unet.context_bytes(rows, PROMPT + tokens);
     // What stays of the start, and of the sampler between its calls.
     let samples = (8 * h * w * plan.vae.latent_channels * 4) as u64;
-    let own = own + context + samples + merged_bytes(plan, "unet");
+    let frozen = plan.frozen_from.map_or(0, |_| plan.unet.frozen_bytes(h, w));
+    let own = own + context + samples + frozen + merged_bytes(plan, "unet");
     Ok(most("denoising", [(mapped + control_mapped, own + control_own)]))
 }
 
@@ -269,7 +277,7 @@ fn previewing(plan: &Plan, previews: Option<&Previews>) -> Result<(u64, u64, u64
     let (mapped, own) = weights_bytes(&weights, |_| true);
     let (h, w) = latents(plan);
     let pixels = h * w * config.factor() * config.factor();
-    Ok((mapped, own, config.decode_bytes(h, w) + 3 * pixels as u64))
+    Ok((mapped, own, config.decode_bytes(h, w, Precision::F32) + 3 * pixels as u64))
 }
 
 /// The ControlNets that act: their weights, what they keep over the steps, and the residuals, which wait for the UNet.
@@ -306,7 +314,7 @@ fn decoding(plan: &Plan) -> Result<Stage, Error> {
     let (h, w) = latents(plan);
     let (th, tw) = plan.tiling().map_or((h, w), |t| (t.latents().min(h), t.latents().min(w)));
     let pictures = (plan.count * plan.width * plan.height * 3) as u64;
-    Ok(most("decoding", [(mapped, own + pictures + plan.vae.decode_bytes(th, tw))]))
+    Ok(most("decoding", [(mapped, own + pictures + plan.vae.decode_bytes(th, tw, plan.precision()))]))
 }
 
 fn latents(plan: &Plan) -> (usize, usize) {

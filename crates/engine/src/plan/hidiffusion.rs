@@ -37,6 +37,8 @@ pub(super) fn planned(
     let masked = request.references.iter().position(|r| r.mask.is_some());
     let without = match () {
         () if request.deep_cache.is_some_and(|n| n > 1) => Some("deep_cache".to_owned()),
+        () if request.cross_freeze.is_some_and(|f| f < 1.0) => Some("cross_freeze".to_owned()),
+        () if request.token_merging.is_some_and(|r| r > 0.0) => Some("token_merging".to_owned()),
         () => masked.map(|i| format!("references[{i}].mask")),
     };
     if let Some(field) = without {

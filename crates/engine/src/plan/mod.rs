@@ -7,6 +7,7 @@ mod hires;
 mod init;
 mod names;
 mod places;
+mod precision;
 mod references;
 
 pub use controls::PlannedControl;
@@ -21,7 +22,7 @@ use crate::loras::{self, PlannedLora};
 use crate::memory;
 use crate::model::{EMBEDDED, Place};
 use crate::model_error;
-use crate::request::{Device, LoraUse, Precision, Request, Upscale, VaeTiling};
+use crate::request::{Device, LoraUse, Request, Upscale, VaeTiling};
 use crate::sampler::{self, SchedulerConfig};
 use controls::planned_control;
 use init::{check_inpainting, first_step, planned_init};
@@ -63,6 +64,10 @@ pub struct Plan {
     calls: usize,
     /// The model calls with guidance.
     pub(crate) guided_calls: std::ops::Range<usize>,
+    /// The first model call whose cross-attention is frozen.
+    pub(crate) frozen_from: Option<usize>,
+    /// What `fast` filled in.
+    fast: Vec<String>,
     /// The second, larger pass.
     pub(crate) second: Option<Box<Plan>>,
     /// Memory that may be taken, where it is known and to be checked.
@@ -155,8 +160,9 @@ impl Plan {
             )));
         }
         check_device(request)?;
-        let precision = precision(request)?;
-        family::fill(request, asked, family)?;
+        precision::check_level()?;
+        let precision = precision::resolved(request, &model)?;
+        let fast = family::fill(request, asked, family)?;
         names.resolve(request)?;
         let factor = vae.factor();
         let usual = unet.sample_size.map_or(512, |s| s * factor);
@@ -190,6 +196,12 @@ impl Plan {
             None => 0,
         };
         let calls = sampler.timesteps().len() - first_call;
+        let frozen_from = request.cross_freeze.filter(|part| *part < 1.0);
+        let frozen_from =
+            frozen_from.map(|part| window(0.0, part, calls).len().max(1)).filter(|n| *n < calls);
+        let mut guided_calls =
+            window(request.guidance_start.unwrap_or(0.0), request.guidance_end.unwrap_or(1.0), calls);
+        guided_calls.end = guided_calls.end.min(frozen_from.unwrap_or(calls)).max(guided_calls.start);
         let sites = sites(&unet);
         let resizing =
             hidiffusion::planned(request, family, &unet, [height / factor, width / factor], factor)?;
@@ -210,7 +222,13 @@ impl Plan {
         resolved.schedule = schedule.map(str::to_owned);
         // Tiles change the picture a little: what is stored repeats it on any machine.
         let tiled = match request.vae_tiling.unwrap_or_default() {
-            VaeTiling::Auto => memory::tiles_needed(&vae, height, width, available_bytes),
+            VaeTiling::Auto => memory::tiles_needed(
+                &vae,
+                height,
+                width,
+                precision::operands(Some(precision)),
+                available_bytes,
+            ),
             chosen => chosen == VaeTiling::On,
         };
         resolved.vae_tiling = Some(if tiled { VaeTiling::On } else { VaeTiling::Off });
@@ -263,11 +281,9 @@ impl Plan {
             resizing,
             first_call,
             calls,
-            guided_calls: window(
-                request.guidance_start.unwrap_or(0.0),
-                request.guidance_end.unwrap_or(1.0),
-                calls,
-            ),
+            guided_calls,
+            frozen_from,
+            fast,
             second: None,
             available_bytes,
         })
@@ -288,12 +304,7 @@ impl Plan {
 
     /// Number format of the operands of UNet, ControlNets and autoencoder.
     pub fn precision(&self) -> instantstyle_nets::layers::Precision {
-        use instantstyle_nets::layers::Precision as Operands;
-        match self.request.precision {
-            Some(Precision::Bf16) => Operands::Bf16,
-            Some(Precision::Int8) => Operands::Int8,
-            _ => Operands::F32,
-        }
+        precision::operands(self.request.precision)
     }
 
     /// True if two rows are run, for the negative prompt and the prompt.
@@ -304,6 +315,11 @@ impl Plan {
     /// Deep features are computed in every so manyth model call.
     pub fn deep_cache(&self) -> usize {
         self.request.deep_cache.unwrap_or(1)
+    }
+
+    /// A line about what `fast` filled in, where it did.
+    pub fn chosen(&self) -> Option<String> {
+        (!self.fast.is_empty()).then(|| format!("fast: {}", self.fast.join(", ")))
     }
 
     /// The tiles in which the autoencoder works, if it does.
@@ -397,6 +413,8 @@ impl Plan {
             "model_calls": self.calls + self.second.as_ref().map_or(0, |s| s.calls),
             "rows_per_call": if self.guided() { 2 } else { 1 },
             "deep_cache": self.deep_cache(),
+            "frozen_calls": self.frozen_from.map(|first| [first, self.calls]),
+            "fast": self.fast,
             "hidiffusion": self.resizing.as_ref().map(|r| hidiffusion::to_json(r, self)),
             "guided_calls": if self.guided() { json!([self.guided_calls.start, self.guided_calls.end]) } else { json!([0, 0]) },
             "latents": [self.vae.latent_channels, self.last().height / self.vae.factor(), self.last().width / self.vae.factor()],
@@ -429,12 +447,22 @@ impl std::fmt::Display for Plan {
             "sampler    {sampler}, {} steps, {} model calls, guidance {}",
             self.steps, self.calls, self.guidance
         )?;
+        writeln!(f, "precision  {}", precision::name(self.request.precision))?;
         if self.guided() && self.guided_calls.len() < self.calls {
             let Range { start, end } = self.guided_calls;
             writeln!(f, "guidance   in model calls {} to {end} only", start + 1)?;
         }
         if self.deep_cache() > 1 {
             writeln!(f, "deep cache deep features in every {}. model call only", self.deep_cache())?;
+        }
+        if let Some(first) = self.frozen_from {
+            writeln!(f, "cross      frozen after model call {first}: as it was there")?;
+        }
+        if let Some(ratio) = self.request.token_merging.filter(|r| *r > 0.0) {
+            writeln!(f, "merging    {ratio} of the tokens in the finest self-attention")?;
+        }
+        if !self.fast.is_empty() {
+            writeln!(f, "fast       {}", self.fast.join(", "))?;
         }
         if let Some(resizing) = &self.resizing {
             writeln!(f, "hidiffusion {}", hidiffusion::in_words(resizing, self))?;
@@ -501,21 +529,6 @@ fn check_device(request: &Request) -> Result<(), Error> {
         Some(Device::Cuda(_) | Device::Metal) => {
             Err(Error::Machine("device: this build computes on the CPU only; use auto or cpu".into()))
         }
-    }
-}
-
-/// What `auto` stands for.
-const AUTO: Precision = Precision::F32;
-
-fn precision(request: &Request) -> Result<Precision, Error> {
-    match request.precision.unwrap_or(Precision::Auto) {
-        Precision::Auto => Ok(AUTO),
-        Precision::F16 => Err(Error::Machine(
-            "precision: f16 arithmetic is not built in for the CPU; use bf16 (as small, and as fast where the processor has \
-             it), f32 or int8 (weights stored in f16 stay so in the file)"
-                .into(),
-        )),
-        other => Ok(other),
     }
 }
 

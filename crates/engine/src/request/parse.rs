@@ -184,6 +184,8 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
         guidance_start: f.number("guidance_start"),
         guidance_end: f.number("guidance_end"),
         deep_cache: small(f.whole("deep_cache")),
+        cross_freeze: f.number("cross_freeze"),
+        token_merging: f.number("token_merging"),
         clip_skip: small(f.whole("clip_skip")),
         sampler: f.text("sampler"),
         schedule: f.text("schedule"),
@@ -203,6 +205,7 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
             format!("is {start}, after guidance_end, which is {end}"),
         ));
     }
+    check_cross_freeze(&request)?;
     let (seed, count) = (request.seed.unwrap_or(0), request.count.unwrap_or(1));
     if seed.checked_add(count as u64 - 1).is_none() {
         return Err(Error::request(
@@ -211,6 +214,28 @@ pub(super) fn request(text: &str, base: &Path) -> Result<Request, Error> {
         ));
     }
     Ok(request)
+}
+
+/// What frozen cross-attention could no longer do.
+fn check_cross_freeze(request: &Request) -> Result<(), Error> {
+    let Some(freeze) = request.cross_freeze.filter(|f| *f < 1.0) else { return Ok(()) };
+    if let Some(end) = request.guidance_end.filter(|end| *end > freeze) {
+        let message = format!(
+            "is {end}, after cross_freeze, which is {freeze} and ends guidance; leave one of them out"
+        );
+        return Err(Error::request("guidance_end", message));
+    }
+    let starts =
+        request.references.iter().enumerate().map(|(i, r)| (format!("references[{i}].start"), r.start));
+    let starts = starts.chain(request.guidance_start.map(|start| ("guidance_start".to_owned(), start)));
+    for (field, start) in starts.filter(|(_, start)| *start > 0.0) {
+        if start >= freeze {
+            let message =
+                format!("is {start}, not before cross_freeze, which is {freeze}: it would never act");
+            return Err(Error::request(field, message));
+        }
+    }
+    Ok(())
 }
 
 fn init(json: Json, base: &Path) -> Result<Init, Error> {

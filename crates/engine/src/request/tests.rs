@@ -233,7 +233,8 @@ fn the_short_form_of_inject() {
 #[test]
 fn the_tables_are_complete() {
     let text = r#"{"model":"m","unet":"u","precision":"f32","device":"cpu","prompt":"p","negative_prompt":"n","width":8,"height":8,
-        "count":1,"seed":1,"steps":1,"guidance":1,"guidance_rescale":0,"guidance_start":0,"guidance_end":1,"deep_cache":2,"clip_skip":0,"sampler":"euler",
+        "count":1,"seed":1,"steps":1,"guidance":1,"guidance_rescale":0,"guidance_start":0,"guidance_end":1,"deep_cache":2,
+        "cross_freeze":1,"token_merging":0,"clip_skip":0,"sampler":"euler",
         "schedule":"karras","fast":"lcm",
         "vae_tiling":"on","hidiffusion":"on","hires":{"width":8,"height":8,"strength":1,"upscale":"latent","steps":1},
         "init":{"image":"i","strength":1,"mask":"m","blend_px":1},

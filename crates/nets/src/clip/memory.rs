@@ -1,6 +1,7 @@
 //! Memory of the towers' passes, from shapes.
 
 use super::{TextConfig, VisionConfig};
+use crate::layers::Precision;
 use crate::memory::Ledger;
 
 /// One layer; the input stays, the output is left alive.
@@ -18,7 +19,7 @@ fn layer(ledger: &mut Ledger, x: usize, inner: usize, keys: usize) {
 impl TextConfig {
     /// Most bytes alive while `rows` prompts are encoded: every layer's states are kept.
     pub fn forward_bytes(&self, rows: usize) -> u64 {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(Precision::F32);
         let tokens = rows * self.max_position_embeddings;
         let x = tokens * self.hidden_size;
         ledger.take(x);
@@ -33,7 +34,7 @@ impl TextConfig {
 impl VisionConfig {
     /// Most bytes alive while one picture is encoded.
     pub fn forward_bytes(&self) -> u64 {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(Precision::F32);
         let side = self.image_size / self.patch_size.max(1);
         let tokens = side * side + 1;
         let x = tokens * self.hidden_size;

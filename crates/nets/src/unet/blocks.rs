@@ -1,6 +1,7 @@
 //! Resnets and spatial transformers of the UNet.
 
-use super::trunk::{Counter, Pass};
+use super::cross_freeze::Cross;
+use super::trunk::{Counter, Pass, add};
 use super::{KeyValue, LevelConfig, UNetConfig};
 use crate::error::ModelError;
 use crate::layers::{Around, Attended, Conv2d, GroupNorm, LayerNorm, Linear, Precision, attend_over};
@@ -126,6 +127,10 @@ impl Transformer {
         if let Some(windows) = &windows {
             n = windows.split(&n);
         }
+        let merged = pass.merging.and_then(|m| m.of(self.site, &x, grid));
+        if let Some(merged) = &merged {
+            n = merged.merge(&n);
+        }
         let a = &self.self_attention;
         let KeyValue { k, v } = a.key_value(&n);
         let own = Attended { k: &k, v: &v, weight: 1.0, mask: None };
@@ -133,11 +138,31 @@ impl Transformer {
         if let Some(windows) = &windows {
             attended = windows.join(&attended);
         }
-        let x = a.out.forward_add(&attended, &x);
+        let mut x = match &merged {
+            Some(merged) => merged.add(&a.out.forward(&attended), x),
+            None => a.out.forward_add(&attended, &x),
+        };
         drop(attended);
         seen("after_attn1", &x);
+        let out = &self.cross_attention.out;
+        match pass.cross {
+            Cross::Computed => x = out.forward_add(&self.attend_cross(&x, pass), &x),
+            Cross::Recorded(outputs) => {
+                let given = out.forward(&self.attend_cross(&x, pass));
+                add(&mut x, &given);
+                outputs.borrow_mut().keep(self.site, given);
+            }
+            Cross::Frozen(outputs) => add(&mut x, outputs.at(self.site)),
+        }
+        seen("after_attn2", &x);
+        let h = self.feed_in.forward_gate(&self.norm3.forward(&x));
+        self.feed_out.forward_add(&h, &x)
+    }
+
+    /// What the text and the image tokens give, before the layer behind it.
+    fn attend_cross(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let a = &self.cross_attention;
-        let q = a.q.forward(&self.norm2.forward(&x));
+        let q = a.q.forward(&self.norm2.forward(x));
         let text = pass.text_at(self.site);
         let text = Attended { k: &text.k, v: &text.v, weight: 1.0, mask: None };
         let images = pass.injections.at(self.site, pass.step).map(|branch| {
@@ -145,11 +170,7 @@ impl Transformer {
             Attended { k, v, weight: branch.weight, mask }
         });
         let sets: Vec<Attended> = std::iter::once(text).chain(images).collect();
-        let attended = attend_over(&q, &sets, a.heads, a.q.precision());
-        let x = a.out.forward_add(&attended, &x);
-        seen("after_attn2", &x);
-        let h = self.feed_in.forward_gate(&self.norm3.forward(&x));
-        self.feed_out.forward_add(&h, &x)
+        attend_over(&q, &sets, a.heads, a.q.precision())
     }
 }
 

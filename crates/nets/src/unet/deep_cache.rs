@@ -35,11 +35,11 @@ impl UNet {
         conditions: &Conditions,
         deep: &Tensor,
     ) -> Tensor {
-        let &Conditions { times, text, injections, residuals, hidiffusion } = conditions;
-        assert_eq!((latents.dim(0), deep.dim(0)), (times.batch(), times.batch()));
-        let pass = Pass { step, times, text, injections, hidiffusion };
+        let rows = conditions.times.batch();
+        assert_eq!((latents.dim(0), deep.dim(0)), (rows, rows));
+        let pass = Pass::of(step, conditions);
         let mut skip = self.trunk.conv_in.forward(latents);
-        if let Some(residuals) = residuals {
+        if let Some(residuals) = conditions.residuals {
             residuals.add_to_first(&mut skip);
         }
         let (i, level) = self.up.iter().enumerate().next_back().expect("every UNet has levels");

@@ -1,13 +1,14 @@
 //! Memory of the UNet's passes, from shapes.
 
 use super::{LevelConfig, UNetConfig};
+use crate::layers::Precision;
 use crate::memory::{Ledger, Size};
 
 impl UNetConfig {
     /// Most bytes alive during one call for `rows` latents of this size, beside what is kept over the steps. Deep features that a
     /// call gives (`deep_cache`) come when the most is over: a call that keeps them takes no more.
-    pub fn forward_bytes(&self, rows: usize, height: usize, width: usize) -> u64 {
-        let mut ledger = Ledger::default();
+    pub fn forward_bytes(&self, rows: usize, height: usize, width: usize, precision: Precision) -> u64 {
+        let mut ledger = Ledger::new(precision);
         let size =
             |i: usize| Size { batch: rows, height: height.div_ceil(1 << i), width: width.div_ceil(1 << i) };
         let pixels = |i: usize| size(i).pixels();
@@ -58,6 +59,12 @@ impl UNetConfig {
         // Downsampling and GEGLU, of the widest level.
         let widest = self.levels.iter().map(|l| l.width).max().unwrap_or(0);
         ledger.peak_bytes(9 * widest, 9 * widest * widest)
+    }
+
+    /// Bytes of the outputs of cross-attention that are frozen, for one row of latents of this size.
+    pub fn frozen_bytes(&self, height: usize, width: usize) -> u64 {
+        let tokens = |level: usize| height.div_ceil(1 << level) * width.div_ceil(1 << level);
+        super::sites(self).iter().map(|s| 4 * tokens(s.level) * s.width).sum::<usize>() as u64
     }
 
     /// Bytes of the text's keys and values at every site, for `rows` prompts of `tokens` tokens; of image tokens likewise.

@@ -7,19 +7,23 @@
 
 mod blocks;
 mod config;
+mod cross_freeze;
 mod deep_cache;
 mod hidiffusion;
 mod inject;
 mod ldm;
 mod memory;
+mod merging;
 mod sites;
 pub(crate) mod trunk;
 
 pub use config::{AddedConfig, LevelConfig, UNetConfig};
+pub use cross_freeze::{Cross, CrossOutputs};
 pub use hidiffusion::HiDiffusion;
 pub use inject::{Branch, Injections, KeyValue};
 pub use ldm::LdmNames;
 pub(crate) use ldm::replaced;
+pub use merging::Merging;
 pub use sites::{Site, covers, sites};
 pub use trunk::{Added, Residuals, TextContext, Times};
 
@@ -53,6 +57,10 @@ pub struct Conditions<'a> {
     pub residuals: Option<&'a Residuals>,
     /// What this call does for a picture beyond the trained size.
     pub hidiffusion: Option<&'a HiDiffusion>,
+    /// Where the outputs of cross-attention come from.
+    pub cross: Cross<'a>,
+    /// Tokens that self-attention takes for one.
+    pub merging: Option<&'a Merging>,
 }
 
 impl UNet {
@@ -181,12 +189,11 @@ impl UNet {
         seen: &mut dyn FnMut(Arguments, &Tensor),
         mut deep: Option<&mut Option<Tensor>>,
     ) -> Tensor {
-        let &Conditions { times, text, injections, residuals, hidiffusion } = conditions;
-        assert_eq!(latents.dim(0), times.batch());
-        let pass = Pass { step, times, text, injections, hidiffusion };
+        assert_eq!(latents.dim(0), conditions.times.batch());
+        let pass = Pass::of(step, conditions);
         let (mut skips, mut h) = self.trunk.forward(self.trunk.conv_in.forward(latents), &pass, seen);
-        match residuals {
-            Some(residuals) if hidiffusion.is_some() => {
+        match conditions.residuals {
+            Some(residuals) if conditions.hidiffusion.is_some() => {
                 residuals.sized_for(&skips, &h).add_to(&mut skips, &mut h)
             }
             Some(residuals) => residuals.add_to(&mut skips, &mut h),

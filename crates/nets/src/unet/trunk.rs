@@ -1,9 +1,10 @@
 //! What a UNet and its ControlNets have in common: the input, the embeddings, the way down and the middle.
 
 use super::blocks::{Resnet, Spatial};
+use super::cross_freeze::Cross;
 use super::hidiffusion::bicubic;
 use super::inject::{Injections, KeyValue};
-use super::{HiDiffusion, UNetConfig};
+use super::{Conditions, HiDiffusion, Merging, UNetConfig};
 use crate::error::ModelError;
 use crate::layers::{Activation, Conv2d, Linear, Precision, activate};
 use crate::load::Loader;
@@ -137,7 +138,7 @@ impl Residuals {
     }
 }
 
-fn add(x: &mut Tensor, y: &Tensor) {
+pub(super) fn add(x: &mut Tensor, y: &Tensor) {
     assert_eq!(x.shape(), y.shape());
     x.data_mut().par_iter_mut().zip(y.data()).with_min_len(1 << 14).for_each(|(x, y)| *x += y);
 }
@@ -156,9 +157,16 @@ pub(crate) struct Pass<'a> {
     pub(crate) text: &'a TextContext,
     pub(crate) injections: &'a Injections,
     pub(crate) hidiffusion: Option<&'a HiDiffusion>,
+    pub(crate) cross: Cross<'a>,
+    pub(crate) merging: Option<&'a Merging>,
 }
 
-impl Pass<'_> {
+impl<'a> Pass<'a> {
+    pub(super) fn of(step: usize, conditions: &Conditions<'a>) -> Self {
+        let &Conditions { times, text, injections, residuals: _, hidiffusion, cross, merging } = conditions;
+        Pass { step, times, text, injections, hidiffusion, cross, merging }
+    }
+
     /// What the step adds to resnet `i`: [batch, channels].
     pub(super) fn time(&self, i: usize) -> &[f32] {
         let t = &self.times.per_resnet[i];

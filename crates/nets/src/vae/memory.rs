@@ -1,15 +1,16 @@
 //! Memory of the autoencoder's passes, from shapes.
 
 use super::VaeConfig;
+use crate::layers::Precision;
 use crate::memory::{Ledger, Size};
 
 impl VaeConfig {
     /// Most bytes alive while one picture's latents of this size are decoded, latents and picture included.
-    pub fn decode_bytes(&self, height: usize, width: usize) -> u64 {
+    pub fn decode_bytes(&self, height: usize, width: usize, precision: Precision) -> u64 {
         if self.is_tiny() {
             return self.tiny_bytes(height * self.factor(), width * self.factor());
         }
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(precision);
         let mut size = Size { batch: 1, height, width };
         let pixels = size.pixels();
         let mut inputs = self.block_out_channels.last().copied().unwrap_or(0);
@@ -36,11 +37,11 @@ impl VaeConfig {
     }
 
     /// Most bytes alive while one picture of this size is encoded, picture and moments included.
-    pub fn encode_bytes(&self, height: usize, width: usize) -> u64 {
+    pub fn encode_bytes(&self, height: usize, width: usize, precision: Precision) -> u64 {
         if self.is_tiny() {
             return self.tiny_bytes(height, width);
         }
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(precision);
         let mut size = Size { batch: 1, height, width };
         let pixels = size.pixels();
         let mut inputs = self.block_out_channels.first().copied().unwrap_or(0);
@@ -72,7 +73,7 @@ impl VaeConfig {
 
     /// A block at full size: its input, what is between its convolutions, and its output, beside the picture.
     fn tiny_bytes(&self, height: usize, width: usize) -> u64 {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(Precision::F32);
         let channels = self.block_out_channels.first().copied().unwrap_or(0);
         ledger.take(height * width * (3 * channels + self.out_channels));
         ledger.peak_bytes(9 * channels, 9 * channels * channels)

@@ -120,6 +120,21 @@ pub const REQUEST: &[Field] = &[
         "Compute the deep features in every so manyth model call only; the others take a fraction of the time (DeepCache)",
         "2",
     ),
+    field(
+        "cross_freeze",
+        Kind::Number(0.0, 1.0),
+        "1: never",
+        "Part of the sampling after which cross-attention gives what it gave last: the mean over prompt and negative prompt, \
+         and guidance ends (T-GATE)",
+        "0.6",
+    ),
+    field(
+        "token_merging",
+        Kind::Number(0.0, 0.75),
+        "0: none",
+        "Part of the tokens that self-attention takes for others like them, at the finest level that has attention (ToMe)",
+        "0.5",
+    ),
     field("clip_skip", Kind::Whole(0, 64), "0", "Last layers of the text encoder to skip", "1"),
     field(
         "sampler",
@@ -139,8 +154,9 @@ pub const REQUEST: &[Field] = &[
         "fast",
         Kind::Choice(fast_names),
         "none",
-        "Settings of a distilled model, with its LoRA from the catalogue: steps, guidance, sampler, schedule; what the \
-         request gives itself holds (the LoRA with weight 0: the model has it in it)",
+        "safe (also without a name): savings that keep the picture; or settings of a distilled model, with its LoRA from the \
+         catalogue: steps, guidance, sampler, schedule; what the request gives itself holds (the LoRA with weight 0: the \
+         model has it in it)",
         "lightning-4",
     ),
     field("precision", Kind::Choice(precisions), "auto", "Number format of the arithmetic", "f32"),
