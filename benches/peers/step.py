@@ -1,14 +1,21 @@
-"""Seconds of one guided UNet step (two rows) at full size: this program, PyTorch and OpenVINO taking turns in one run.
+"""Seconds of one guided UNet step (two rows) at full size: this program and its peers taking turns in one run.
 
-    step.py FAMILY FOLDER [--size 512] [--rounds 3] [--precisions f32,bf16] [--engines instantstyle,torch,openvino]
+    step.py FAMILY FOLDER [--size 512] [--rounds 3] [--precisions f32,bf16,int8]
+        [--engines instantstyle,torch,openvino,stable-diffusion.cpp,candle]
 
-FOLDER comes from make_fullsize.py. Needs torch, diffusers, openvino. Prints a table of minimum and median, the load before
-each turn (other processes' share of the CPUs), and the distance of each engine's answer from torch's in f32.
+FOLDER comes from make_fullsize.py. Needs torch, diffusers, openvino. Prints minimum and median, how much of the CPUs other
+processes had, and how far the answers of torch and openvino are apart. Which engine runs in which precision:
+
+* torch: f32, bf16. openvino: f32, bf16, and int8 (the rest bf16) after quantise.py.
+* stable-diffusion.cpp: its f16 in the row of f32, its q8_0 in the row of int8. `SD_CPP` names its sd-cli, `SD_CPP_MODEL` the folder's
+  weights as one file (make_single.py).
+* candle: f32, SD1.5 only. `CANDLE` names the program built in candle/.
 """
 import argparse
 import gc
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -57,15 +64,16 @@ def inputs(family, side):
 
 
 class Whole(torch.nn.Module):
-    """The UNet with plain arguments, as converters want it."""
+    """The UNet with plain arguments in f32, as converters want it."""
 
     def __init__(self, unet):
         super().__init__()
         self.unet = unet
 
     def forward(self, x, t, states, pooled=None, ids=None):
-        added = None if pooled is None else {"text_embeds": pooled, "time_ids": ids}
-        return self.unet(x, t, states, added_cond_kwargs=added, return_dict=False)[0]
+        dtype = self.unet.dtype
+        added = None if pooled is None else {"text_embeds": pooled.to(dtype), "time_ids": ids.to(dtype)}
+        return self.unet(x.to(dtype), t, states.to(dtype), added_cond_kwargs=added, return_dict=False)[0].float()
 
 
 def load(folder, dtype):
@@ -77,8 +85,7 @@ def torch_engine(a, precision, given):
     model = load(a.folder, dtype)
     # channels-last is what torch's own advice for CPUs is.
     model = model.to(memory_format=torch.channels_last)
-    given = [v.to(dtype) for v in given]
-    given[0] = given[0].contiguous(memory_format=torch.channels_last)
+    given = [given[0].contiguous(memory_format=torch.channels_last), *given[1:]]
 
     def run():
         with torch.inference_mode():
@@ -88,31 +95,59 @@ def torch_engine(a, precision, given):
 
 def openvino_engine(a, precision, given):
     import openvino as ov
-    path = f"{a.folder}/unet/openvino_{a.size}.xml"
+    path = f"{a.folder}/unet/openvino_{a.size}{'_int8' if precision == 'int8' else ''}.xml"
     if not os.path.exists(path):
-        model = load(a.folder, torch.float32)
+        if precision == "int8":
+            sys.exit(f"{path} is missing: quantise.py writes it")
+        # SDXL's in f32 beside its copy is more than 24 GiB.
+        model = load(a.folder, torch.bfloat16 if a.family == "sdxl" else torch.float32)
         with torch.inference_mode():
             converted = ov.convert_model(model, example_input=tuple(given), input=[tuple(v.shape) for v in given])
         ov.save_model(converted, path, compress_to_fp16=True)
         del model, converted
         gc.collect()
     core = ov.Core()
-    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY",
+    hint = "bf16" if precision == "int8" else precision
+    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY",
                                                 "INFERENCE_NUM_THREADS": os.cpu_count()})
     request, arrays = compiled.create_infer_request(), [v.numpy() for v in given]
     return lambda: request.infer(arrays)[0].astype(np.float32)
 
 
+def program(*command):
+    out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if out.returncode:
+        sys.exit(out.stdout)
+    return out.stdout
+
+
 def ours(a, precision):
     """Model calls of a whole picture, without the first, which packs weights."""
     with tempfile.TemporaryDirectory() as work:
-        out = subprocess.run(
-            [PROGRAM, "generate", "--model", a.folder, "--prompt", "a cat", "--negative-prompt", "", "--guidance", "5", "--sampler",
-             "euler", "--steps", str(a.steps + 1), "--width", str(a.size), "--height", str(a.size), "--precision", precision,
-             "--json", "--quiet", "--out", f"{work}/o.png"], capture_output=True, text=True)
-    if out.returncode:
-        sys.exit(out.stderr or out.stdout)
-    return json.loads(out.stdout)["seconds"]["calls"][1:]
+        out = program(PROGRAM, "generate", "--model", a.folder, "--prompt", "a cat", "--negative-prompt", "", "--guidance", "5",
+                      "--sampler", "euler", "--steps", str(a.steps + 1), "--width", str(a.size), "--height", str(a.size),
+                      "--precision", precision, "--json", "--quiet", "--out", f"{work}/o.png")
+    return json.loads(out)["seconds"]["calls"][1:]
+
+
+def sd_cpp(a, precision):
+    """Steps of a whole picture, by its own clock: it says the time of all."""
+    with tempfile.TemporaryDirectory() as work:
+        out = program(os.environ["SD_CPP"], "-m", os.environ["SD_CPP_MODEL"], "-p", "a cat", "--cfg-scale", "5", "--sampling-method",
+                      "euler", "--steps", str(a.steps), "-W", str(a.size), "-H", str(a.size), "-t", str(os.cpu_count()),
+                      "--diffusion-fa", "-o", f"{work}/o.png", "-v", *(["--type", "q8_0"] if precision == "int8" else []))
+    return [float(re.search(r"sampling completed, taking ([0-9.]+)s", out)[1]) / a.steps]
+
+
+def candle(a, _):
+    """Steps without the first."""
+    return [float(v) for v in program(os.environ["CANDLE"], a.folder, str(a.size), str(a.steps + 1)).split()[1:]]
+
+
+# Programs of their own, and the precisions in which they run.
+PROGRAMS = {"instantstyle": (ours, ("f32", "bf16", "int8")), "stable-diffusion.cpp": (sd_cpp, ("f32", "int8")),
+            "candle": (candle, ("f32",))}
+LIBRARIES = {"torch": (torch_engine, ("f32", "bf16")), "openvino": (openvino_engine, ("f32", "bf16", "int8"))}
 
 
 def main():
@@ -132,16 +167,16 @@ def main():
         engines = a.engines.split(",")
         runs = {}
         for name in engines:
-            # int8 has no peer here: OpenVINO's needs a quantised model of its own.
-            if name != "instantstyle" and precision in ("f32", "bf16"):
-                runs[name] = (torch_engine if name == "torch" else openvino_engine)(a, precision, given)
+            if precision in LIBRARIES.get(name, (None, ()))[1]:
+                runs[name] = LIBRARIES[name][0](a, precision, given)
                 answers[name] = runs[name]()
         for _ in range(a.rounds):
             for name in engines:
-                if name == "instantstyle" or name in runs:
+                alone = PROGRAMS.get(name)
+                if name in runs or alone and precision in alone[1]:
                     with Turn() as turn:
-                        if name == "instantstyle":
-                            row = ours(a, precision)
+                        if alone:
+                            row = alone[0](a, precision)
                         else:
                             row = []
                             for _ in range(a.steps):
@@ -162,4 +197,5 @@ def main():
         gc.collect()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+//! Seconds of one part of a model over random numbers, for `benches/peers/parts.py`: `parts FOLDER decode SIZE_PX PRECISION RUNS` or
+//! `parts FOLDER text TOKENS f32 RUNS`, one line a run, loading not counted.
+
+use instantstyle_nets::Tensor;
+use instantstyle_nets::clip::{TextConfig, TextEncoder};
+use instantstyle_nets::layers::Precision;
+use instantstyle_nets::vae::{Decoder, VaeConfig};
+use instantstyle_nets::weights::Weights;
+use serde::de::DeserializeOwned;
+use std::error::Error;
+use std::time::Instant;
+
+fn config<T: DeserializeOwned>(folder: &str) -> Result<T, Box<dyn Error>> {
+    let mut config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(format!("{folder}/config.json"))?)?;
+    config.as_object_mut().ok_or("not a configuration")?.retain(|_, v| !v.is_null());
+    Ok(serde_json::from_value(config)?)
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let [folder, part, size, precision, runs] = &words[..] else {
+        return Err("expected FOLDER PART SIZE PRECISION RUNS".into());
+    };
+    let (size, runs): (usize, usize) = (size.parse()?, runs.parse()?);
+    let precision = match &precision[..] {
+        "f32" => Precision::F32,
+        "bf16" => Precision::Bf16,
+        other => return Err(format!("{other} is neither f32 nor bf16").into()),
+    };
+    let weights = Weights::open_component(folder)?;
+    let run: Box<dyn Fn()> = match &part[..] {
+        "decode" => {
+            let config: VaeConfig = config(folder)?;
+            let decoder = Decoder::load_in(&config, &weights, precision)?;
+            let (side, channels) = (size / config.factor(), config.latent_channels);
+            let values = (0..side * side * channels).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+            let latents = Tensor::new([1, side, side, channels], values);
+            Box::new(move || drop(decoder.forward(&latents)))
+        }
+        "text" => {
+            let encoder = TextEncoder::load(&config::<TextConfig>(folder)?, &weights)?;
+            // The prompt and the negative prompt.
+            let ids = (0..size as u32).map(|i| if i + 1 < size as u32 { i * 631 % 49_000 } else { 49_407 });
+            let ids = vec![ids.collect::<Vec<u32>>(); 2];
+            Box::new(move || drop(encoder.forward(&ids)))
+        }
+        other => return Err(format!("{other} is neither decode nor text").into()),
+    };
+    for _ in 0..runs {
+        let start = Instant::now();
+        run();
+        println!("{:.4}", start.elapsed().as_secs_f64());
+    }
+    Ok(())
+}
