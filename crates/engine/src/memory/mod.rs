@@ -8,6 +8,7 @@ pub use machine::available_bytes;
 use crate::encode::{text_config, vision_config};
 use crate::error::Error;
 use crate::family::has_component;
+use crate::model::Place;
 use crate::plan::Plan;
 use crate::preview::{self, Previews};
 use crate::references::acts;
@@ -18,10 +19,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 /// The program itself, its threads and what its allocator keeps.
-const PROGRAM_BYTES: u64 = 28 << 20;
-/// The allocator keeps up to so much of what earlier stages gave back.
-const KEPT_BYTES: u64 = 64 << 20;
-/// Estimates are that much too low at worst.
+const PROGRAM_BYTES: u64 = 18 << 20;
+/// What is left for what no estimate knows.
 const MARGIN: f64 = 1.1;
 /// Tokens of a prompt.
 const PROMPT: usize = 77;
@@ -64,11 +63,14 @@ impl MemoryPlan {
         }
         stages.push(decoding(plan.last())?);
         stages.retain(|s| s.own_bytes > 0);
-        let mut kept = 0;
+        // What is inside the program stays in memory once it was read.
+        let mut inside = 0;
         for stage in &mut stages {
-            let own = stage.own_bytes;
-            stage.own_bytes += kept + PROGRAM_BYTES;
-            kept = kept.max(own.min(KEPT_BYTES));
+            stage.own_bytes += PROGRAM_BYTES;
+            if plan.model == Place::embedded() {
+                inside += stage.mapped_bytes;
+                stage.mapped_bytes = inside;
+            }
         }
         Ok(MemoryPlan { stages, available_bytes: plan.available_bytes, tiled: plan.tiling().is_some() })
     }
