@@ -16,6 +16,7 @@ from PIL import Image
 import export
 import guided
 import networks
+import references
 import train
 import world
 
@@ -39,11 +40,8 @@ class Bench:
         self.decoder = export.rounded_vae(train.load_vae(out))
         self.judge, = train.load(out, "judges", train.Judge())
         self.model = export.rounded(train.load_adapted(out))
-        rng = np.random.default_rng(77)
         self.wanted = [i % 10 for i in range(pictures)]
-        self.shown = [(i % 10 + 1 + int(rng.integers(9))) % 10 for i in range(pictures)]
-        self.scenes = [world.Scene(np.random.default_rng((10**6 + 1, i)), [world.CONTENTS[c]], world.STYLES[(i // 10 + i) % 12], plain=True)
-                       for i, c in enumerate(self.shown)]
+        self.shown, self.scenes = references.scenes(pictures)
         self.references = np.stack([s.draw() for s in self.scenes])
         with torch.no_grad():
             self.features = torch.cat([self.vision(pixel_values=train.clip_pixels(self.references[i:i + 100])).image_embeds
@@ -276,7 +274,9 @@ there so that the program shows what it does anywhere and its tests measure beha
 
 All figures are percentages by judges trained apart on drawn pictures (right on 2000 held-out pictures: contents
 {100 * f['judges']['contents']:.1f} %, style {100 * f['judges']['style']:.1f} %, both colours {100 * f['judges']['colours']:.1f} %), with
-DDIM, {f['steps']} steps, guidance {f['guidance']}, seeds {f['seeds']}.
+DDIM, {f['steps']} steps, guidance {f['guidance']}, seeds {f['seeds']}, by `training/measure.py`.
+The same measured by the program itself, in f32, bf16 and int8 and with other samplers (`cargo bench -p instantstyle-engine --bench figures`), is in
+`benches/README.md`.
 
 **Prompts that name content and style** ({named['pictures']} pictures): content right {named['content']}, style right {named['style']}.
 See `docs/embedded/named.jpg`.

@@ -64,8 +64,8 @@ pub(super) const fn lcm(lora: &'static str, source: &'static str) -> Fast {
 
 /// The name of the savings that keep the picture, on any model.
 pub const SAFE: &str = "safe";
-/// What it stands for: see `benches/README.md` for what each does to the embedded model's pictures. The effect there is what it was chosen
-/// by; the figures of the papers on published models are named beside each.
+/// What it stands for, chosen by what each does to the embedded model's pictures (`benches/README.md`, "Less work"): together they take
+/// half the time, and contents and styles are seen as often as without.
 const SAFE_GUIDANCE_END: f64 = 0.8;
 const SAFE_DEEP_CACHE: usize = 2;
 
