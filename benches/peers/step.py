@@ -135,7 +135,7 @@ def sd_cpp(a, precision):
     with tempfile.TemporaryDirectory() as work:
         out = program(os.environ["SD_CPP"], "-m", os.environ["SD_CPP_MODEL"], "-p", "a cat", "--cfg-scale", "5", "--sampling-method",
                       "euler", "--steps", str(a.steps), "-W", str(a.size), "-H", str(a.size), "-t", str(os.cpu_count()),
-                      "--diffusion-fa", "-o", f"{work}/o.png", "-v", *(["--type", "q8_0"] if precision == "int8" else []))
+                      "-o", f"{work}/o.png", "-v", *(["--type", "q8_0"] if precision == "int8" else []))
     return [float(re.search(r"sampling completed, taking ([0-9.]+)s", out)[1]) / a.steps]
 
 

@@ -23,6 +23,9 @@ const SHAPES: &[(&str, usize, usize, usize)] = &[
     ("sd15 8x8 feed in", 128, 1280, 10240),
     ("sd15 8x8 feed out", 128, 5120, 1280),
     ("sd15 text keys", 154, 768, 1280),
+    // A LoRA of rank 16 on the side of the first would be these two.
+    ("sd15 64x64 rank 16 down", 8192, 320, 16),
+    ("sd15 64x64 rank 16 up", 8192, 16, 320),
     ("sdxl 64x64 qkv/out/proj", 8192, 640, 640),
     ("sdxl 64x64 feed in", 8192, 640, 5120),
     ("sdxl 64x64 feed out", 8192, 2560, 640),
