@@ -112,7 +112,7 @@ pub fn release() {
     arena.peak = arena.live;
 }
 
-/// Has the C library's allocator give back what it is given from [`LARGE_BLOCK_BYTES`] on. Left alone, glibc raises that limit to 32 MiB
+/// Has the C library's allocator give back what it is given from 1 MiB on. Left alone, glibc raises that limit to 32 MiB
 /// when the first large block is freed, and keeps holes of feature maps and packed weights in its heap: of SD1.5 at 512 × 512 in
 /// bf16 the peak was 2017 MiB, and is 1879. For programs, at their start: the setting is the whole process's.
 pub fn return_large_blocks() {
