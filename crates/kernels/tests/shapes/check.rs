@@ -36,7 +36,7 @@ impl Draw<'_> {
         (self.byte() % 2 == 1).then_some(value)
     }
 
-    /// Numbers in -1..1, in a vector whose start is not always aligned alike.
+    /// Numbers in -1..1.
     fn numbers(&mut self, n: usize) -> Vec<f32> {
         let mut s = (self.byte() as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (0..n)
