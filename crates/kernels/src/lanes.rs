@@ -2,6 +2,9 @@
 
 use crate::level::Level;
 
+/// Adding 1.5 · 2²³ rounds to the nearest whole number and leaves it in the low bits.
+pub(crate) const ROUND: f32 = 12_582_912.0;
+
 /// A vector of f32. To make one ([`Lanes::splat`], [`Lanes::load`]) the machine must have the instructions, which is
 /// why those two are unsafe; whoever holds one may use it.
 pub(crate) trait Lanes: Copy {
@@ -47,6 +50,21 @@ pub(crate) trait Lanes: Copy {
     fn neg_mul_add(self, factor: Self, addend: Self) -> Self;
     /// `self · 2ⁿ` for a whole `n` of which `magic` is n + 1.5 · 2²³; the result must be normal.
     fn scale_by_power(self, magic: Self) -> Self;
+
+    /// The part of x above a whole number, from 0 to 1, and that number as [`Lanes::scale_by`] reads it. Numbers below -126
+    /// may count as -126.
+    #[inline(always)]
+    fn split(self) -> (Self, Self) {
+        let x = self.max(self.same(-126.0));
+        let magic = x.sub(x.same(0.5)).add(x.same(ROUND));
+        (x.sub(magic.sub(x.same(ROUND))), magic)
+    }
+
+    /// `self · 2ⁿ` for a number of [`Lanes::split`].
+    #[inline(always)]
+    fn scale_by(self, whole: Self) -> Self {
+        self.scale_by_power(whole)
+    }
 
     /// `to[c][r] = from[r][c]` for a square of [`Self::WIDTH`], rows `from_stride` and `to_stride` apart.
     ///
@@ -282,6 +300,19 @@ mod x86 {
                 let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(magic.0));
                 Avx512(_mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(self.0), power)))
             }
+        }
+
+        #[inline(always)]
+        fn split(self) -> (Self, Self) {
+            // x less its floor; the instruction below takes the floor itself.
+            // SAFETY: a vector exists, so the machine has the level.
+            (Avx512(unsafe { _mm512_reduce_ps::<0x09>(self.0) }), self)
+        }
+
+        #[inline(always)]
+        fn scale_by(self, whole: Self) -> Self {
+            // SAFETY: as above.
+            Avx512(unsafe { _mm512_scalef_ps(self.0, whole.0) })
         }
 
         #[inline(always)]

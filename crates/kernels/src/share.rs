@@ -44,15 +44,23 @@ impl Shared<'_> {
     /// Tells the processor that `start..start + len` will be written soon.
     #[inline(always)]
     pub fn soon(&self, start: usize, len: usize) {
-        #[cfg(target_arch = "x86_64")]
         for line in (start..start + len).step_by(16) {
-            use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-            // SAFETY: a prefetch reads nothing; any address will do.
-            unsafe { _mm_prefetch::<_MM_HINT_ET0>(self.0.wrapping_add(line).cast()) };
+            soon_written(self.0.wrapping_add(line));
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (start, len);
     }
+}
+
+/// Tells the processor that the line of the cache at `p` will be written soon.
+#[inline(always)]
+pub(crate) fn soon_written(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing; any address will do.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
 }
 
 /// Tells the processor that `data[start..start + len]`, as far as there is such, will be read soon.

@@ -1,37 +1,30 @@
 //! Exponentials of whole vectors.
 
-use crate::lanes::Lanes;
+use crate::lanes::{Lanes, ROUND};
 
-/// Adding 1.5 · 2²³ rounds to the nearest whole number and leaves it in the low bits.
-const ROUND: f32 = 12_582_912.0;
-
-/// 2ˣ with a relative error below 1.5 ulp for x in -126..127; 2⁻¹²⁶ below, undefined above.
+/// 2ˣ with a relative error below 1.5 ulp for x in -126..127; 2⁻¹²⁶ or less below, undefined above.
 ///
-/// The coefficients are those of the polynomial of degree 6 with the least relative error on |r| ≤ ½ (Remez; 1.9e-9 before
+/// The coefficients are those of the polynomial of degree 6 with the least relative error on 0..1 (Remez; 1.9e-9 before
 /// rounding).
 #[inline(always)]
 pub(crate) fn exp2_lanes<V: Lanes>(x: V) -> V {
-    let x = x.max(x.same(-126.0));
-    let magic = x.add(x.same(ROUND));
-    let r = x.sub(magic.sub(x.same(ROUND)));
-    let mut p = x.same(1.534_581_2e-4);
-    for c in [1.339_993_1e-3, 9.618_489e-3, 5.550_328_6e-2, 2.402_264_6e-1, std::f32::consts::LN_2, 1.0] {
+    let (r, whole) = x.split();
+    let mut p = x.same(2.170_225_6e-4);
+    for c in [1.243_968_8e-3, 9.678_841e-3, 5.548_334_2e-2, 2.402_298_4e-1, 6.931_469_8e-1, 1.0] {
         p = p.mul_add(r, x.same(c));
     }
-    p.scale_by_power(magic)
+    p.scale_by(whole)
 }
 
 /// The same with a relative error below 8e-5: a polynomial of degree 3, enough for what is rounded to bf16 afterwards.
 #[inline(always)]
 pub(crate) fn exp2_short_lanes<V: Lanes>(x: V) -> V {
-    let x = x.max(x.same(-126.0));
-    let magic = x.add(x.same(ROUND));
-    let r = x.sub(magic.sub(x.same(ROUND)));
-    let mut p = x.same(5.517_167e-2);
-    for c in [2.426_111_3e-1, 6.932_609_7e-1, 9.999_280_6e-1] {
+    let (r, whole) = x.split();
+    let mut p = x.same(7.802_452e-2);
+    for c in [2.260_671_6e-1, 6.958_335_4e-1, 9.999_252_2e-1] {
         p = p.mul_add(r, x.same(c));
     }
-    p.scale_by_power(magic)
+    p.scale_by(whole)
 }
 
 /// eˣ with a relative error below 2 ulp for x in -87..88, clamped outside: [`super::exp`] for vectors.

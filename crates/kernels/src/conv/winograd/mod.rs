@@ -320,7 +320,7 @@ fn products(
     t: &Tiling,
     first_tile: usize,
     tiles: usize,
-    parts: impl Iterator<Item = Range<usize>>,
+    parts: impl ExactSizeIterator<Item = Range<usize>>,
     n0: usize,
     left: &Left,
     weight: Weight,
@@ -331,14 +331,16 @@ fn products(
     let (depth, plane) = (t.depth(), t.filter_plane());
     let mut share = Buffer::stale(t.share());
     let (filters, sums) = share.split_at_mut(t.kept() * t.filters());
-    let keeps = t.kept() * depth >= t.chunks;
+    // Kept for the next part, or always in the same place, which stays in the second-level cache.
+    let keeps = parts.len() > 1 && t.kept() * depth >= t.chunks;
+    let places = if keeps { t.kept() } else { 1 };
     for (p, rows) in parts.enumerate() {
         let from = rows.start * t.mr;
         let count = (rows.end * t.mr).min(tiles) - from;
         let sums = &mut sums[..count * products * nr];
         for (i, c) in (0..t.chunks).step_by(depth).enumerate() {
             let chunks = depth.min(t.chunks - c);
-            let filters = &mut filters[i % t.kept() * t.filters()..][..t.filters()];
+            let filters = &mut filters[i % places * t.filters()..][..t.filters()];
             if p == 0 || !keeps {
                 let channels = c * CHUNK..(c + chunks) * CHUNK;
                 match t.format {

@@ -13,6 +13,7 @@ use crate::Weight;
 use crate::buffer::Buffer;
 use crate::lanes::Lanes;
 use crate::level::level;
+use crate::share::soon_written;
 use crate::words::{Words, on_words};
 use std::ops::Range;
 
@@ -209,6 +210,9 @@ unsafe fn chunk_of<V: Words, A: Algorithm>(taps: &Taps, inverses: *const f32, to
         let zero = V::splat(0.0);
         for c in (0..CHUNK).step_by(2) {
             for h in [0, V::WIDTH] {
+                for p in 0..A::IN * A::IN {
+                    soon_written(to.wrapping_add(p * to_plane + c / 2 * nr + h));
+                }
                 let mut half = [[[zero; 3]; MOST]; 2];
                 for (i, half) in half.iter_mut().enumerate() {
                     for x in 0..3 {
