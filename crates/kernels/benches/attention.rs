@@ -46,7 +46,7 @@ fn main() {
         let set = KeySet { k: &k, v: &v, keys, weight: 1.0, mask: None };
         let label = format!("{name} {batch}x{queries}x{keys}, {heads} heads of {dim}");
         print!("{label:<52}");
-        for precision in [Precision::F32, Precision::Bf16] {
+        for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let shape = Queries { batch, heads, dim, queries, scale, causal: false, precision };
             let (mut best, mut spent, mut n) = (f64::INFINITY, 0.0, 0);
             pool.install(|| {

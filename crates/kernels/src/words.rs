@@ -1,6 +1,6 @@
-//! Vectors of 32-bit words that hold two narrow numbers each: two bf16, or two i16. The first is in the lower half.
+//! Vectors of 32-bit words that hold narrow numbers: two bf16, two i16 or four bytes each. The first is lowest.
 
-use crate::lanes::{Lanes, Portable};
+use crate::lanes::{Lanes, Portable, ROUND};
 
 /// What products of narrow numbers need beside [`Lanes`]. Words travel as the f32 that has their bits.
 pub(crate) trait Words: Lanes {
@@ -9,6 +9,11 @@ pub(crate) trait Words: Lanes {
     fn dot_bf16(self, a: Self, b: Self) -> Self;
     /// `self + Σ a · b` over the two i16 of each word, exactly; `self` and the result are the bits of i32.
     fn dot_i16(self, a: Self, b: Self) -> Self;
+    /// `self + Σ a · b` over the four bytes of each word, `a`'s unsigned and `b`'s signed, exactly; `self` and the result are
+    /// the bits of i32.
+    fn dot_u8(self, a: Self, b: Self) -> Self;
+    /// Rounds to the nearest whole numbers, ties to even, which must be 0 to 255: `self` becomes the lowest byte of each word.
+    fn quad_u8(self, second: Self, third: Self, highest: Self) -> Self;
     /// Rounds to the nearest bf16, ties away from zero: `self` becomes the lower half of each word.
     fn pair_bf16(self, high: Self) -> Self;
     /// Rounds to the nearest whole number, ties to even, which must fit into i16: `self` becomes the lower half of each word.
@@ -55,6 +60,30 @@ impl Words for Portable {
             let (a, b) = (a.to_bits() as i32, b.to_bits() as i32);
             let low = (a as i16 as i32) * (b as i16 as i32);
             *o = f32::from_bits((o.to_bits() as i32).wrapping_add(low + (a >> 16) * (b >> 16)) as u32);
+        }
+        out
+    }
+    #[inline(always)]
+    fn dot_u8(self, a: Self, b: Self) -> Self {
+        let mut out = self;
+        for (o, (a, b)) in out.0.iter_mut().zip(a.0.iter().zip(b.0)) {
+            let (a, b) = (a.to_bits(), b.to_bits());
+            let mut sum = o.to_bits() as i32;
+            for i in 0..4 {
+                sum = sum.wrapping_add((a >> (8 * i)) as u8 as i32 * ((b >> (8 * i)) as i8 as i32));
+            }
+            *o = f32::from_bits(sum as u32);
+        }
+        out
+    }
+    #[inline(always)]
+    fn quad_u8(self, second: Self, third: Self, highest: Self) -> Self {
+        let mut out = self;
+        for (i, o) in out.0.iter_mut().enumerate() {
+            // Adding this leaves the whole number in the low bits.
+            let byte = |v: f32| (v + ROUND).to_bits() & 0xff;
+            let low = byte(*o) | byte(second.0[i]) << 8;
+            *o = f32::from_bits(low | byte(third.0[i]) << 16 | byte(highest.0[i]) << 24);
         }
         out
     }
@@ -108,7 +137,7 @@ mod x86 {
 
     /// What the two share, by the names of their instructions.
     macro_rules! common {
-        ($from:ident $to:ident $set:ident $add:ident $and:ident $or:ident $shift:ident $whole:ident $wide:ident) => {
+        ($from:ident $to:ident $set:ident $add:ident $and:ident $or:ident $shift:ident $left:ident $whole:ident $wide:ident) => {
             #[inline(always)]
             fn pair_bf16(self, high: Self) -> Self {
                 // SAFETY: a vector exists, so the machine has the level.
@@ -124,7 +153,16 @@ mod x86 {
                 // SAFETY: as above.
                 unsafe {
                     let low = $and($whole(self.0), $set(!UPPER as i32));
-                    Self($to($or(low, Self::left_16($whole(high.0)))))
+                    Self($to($or(low, $left::<16>($whole(high.0)))))
+                }
+            }
+            #[inline(always)]
+            fn quad_u8(self, second: Self, third: Self, highest: Self) -> Self {
+                // SAFETY: as above.
+                unsafe {
+                    let low = $or($whole(self.0), $left::<8>($whole(second.0)));
+                    let high = $or($left::<16>($whole(third.0)), $left::<24>($whole(highest.0)));
+                    Self($to($or(low, high)))
                 }
             }
             #[inline(always)]
@@ -140,17 +178,9 @@ mod x86 {
         };
     }
 
-    impl Avx2 {
-        #[inline(always)]
-        unsafe fn left_16(v: __m256i) -> __m256i {
-            // SAFETY: called where a vector exists.
-            unsafe { _mm256_slli_epi32::<16>(v) }
-        }
-    }
-
     impl Words for Avx2 {
         common!(_mm256_castps_si256 _mm256_castsi256_ps _mm256_set1_epi32 _mm256_add_epi32 _mm256_and_si256
-            _mm256_or_si256 _mm256_srli_epi32 _mm256_cvtps_epi32 _mm256_cvtepi32_ps);
+            _mm256_or_si256 _mm256_srli_epi32 _mm256_slli_epi32 _mm256_cvtps_epi32 _mm256_cvtepi32_ps);
 
         #[inline(always)]
         fn dot_bf16(self, a: Self, b: Self) -> Self {
@@ -173,6 +203,20 @@ mod x86 {
             }
         }
         #[inline(always)]
+        fn dot_u8(self, a: Self, b: Self) -> Self {
+            // SAFETY: as above. Even and odd bytes as numbers of 16 bits.
+            unsafe {
+                let (a, b) = (_mm256_castps_si256(a.0), _mm256_castps_si256(b.0));
+                let even = _mm256_madd_epi16(
+                    _mm256_and_si256(a, _mm256_set1_epi16(0xff)),
+                    _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(b)),
+                );
+                let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(a), _mm256_srai_epi16::<8>(b));
+                let sum = _mm256_add_epi32(_mm256_castps_si256(self.0), _mm256_add_epi32(even, odd));
+                Avx2(_mm256_castsi256_ps(sum))
+            }
+        }
+        #[inline(always)]
         unsafe fn store_i16(self, p: *mut i16) {
             // SAFETY: as above; the caller promises the memory.
             unsafe {
@@ -183,17 +227,9 @@ mod x86 {
         }
     }
 
-    impl<const NARROW: bool> Avx512<NARROW> {
-        #[inline(always)]
-        unsafe fn left_16(v: __m512i) -> __m512i {
-            // SAFETY: called where a vector exists.
-            unsafe { _mm512_slli_epi32::<16>(v) }
-        }
-    }
-
     impl<const NARROW: bool> Words for Avx512<NARROW> {
         common!(_mm512_castps_si512 _mm512_castsi512_ps _mm512_set1_epi32 _mm512_add_epi32 _mm512_and_si512
-            _mm512_or_si512 _mm512_srli_epi32 _mm512_cvtps_epi32 _mm512_cvtepi32_ps);
+            _mm512_or_si512 _mm512_srli_epi32 _mm512_slli_epi32 _mm512_cvtps_epi32 _mm512_cvtepi32_ps);
 
         #[inline(always)]
         fn dot_bf16(self, a: Self, b: Self) -> Self {
@@ -226,6 +262,23 @@ mod x86 {
                     _mm512_add_epi32(sum, _mm512_madd_epi16(a, b))
                 };
                 Avx512(_mm512_castsi512_ps(sum))
+            }
+        }
+        #[inline(always)]
+        fn dot_u8(self, a: Self, b: Self) -> Self {
+            // SAFETY: as above.
+            unsafe {
+                let (sum, a, b) =
+                    (_mm512_castps_si512(self.0), _mm512_castps_si512(a.0), _mm512_castps_si512(b.0));
+                if NARROW {
+                    return Avx512(_mm512_castsi512_ps(_mm512_dpbusd_epi32(sum, a, b)));
+                }
+                let even = _mm512_madd_epi16(
+                    _mm512_and_si512(a, _mm512_set1_epi16(0xff)),
+                    _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(b)),
+                );
+                let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(a), _mm512_srai_epi16::<8>(b));
+                Avx512(_mm512_castsi512_ps(_mm512_add_epi32(sum, _mm512_add_epi32(even, odd))))
             }
         }
         #[inline(always)]
@@ -278,7 +331,7 @@ mod tests {
     on_words! {
         /// # Safety
         /// Slices of 16.
-        fn all(a: &[f32], b: &[f32], c: &[f32], out: &mut [[f32; 16]; 5], whole: &mut [i16; 16]) = all_on
+        fn all(a: &[f32], b: &[f32], c: &[f32], out: &mut [[f32; 16]; 7], whole: &mut [i16; 16]) = all_on
     }
 
     #[inline(always)]
@@ -286,7 +339,7 @@ mod tests {
         a: &[f32],
         b: &[f32],
         c: &[f32],
-        out: &mut [[f32; 16]; 5],
+        out: &mut [[f32; 16]; 7],
         whole: &mut [i16; 16],
     ) {
         for i in (0..16).step_by(V::WIDTH) {
@@ -303,6 +356,10 @@ mod tests {
                 sum.store(out[3][i..].as_mut_ptr());
                 sum.whole_to_f32().abs().store(out[4][i..].as_mut_ptr());
                 ka.store_i16(whole[i..].as_mut_ptr());
+                let [ba, bb, bc] = [a, b, c].map(|v| v.abs().mul(k.same(255.0)));
+                let word = ba.quad_u8(bb, bc, k.same(255.0));
+                word.store(out[5][i..].as_mut_ptr());
+                a.same(f32::from_bits(7)).dot_u8(word, word).store(out[6][i..].as_mut_ptr());
             }
         }
     }
@@ -312,7 +369,7 @@ mod tests {
         let (a, b, c) = (noise(16, 1), noise(16, 2), noise(16, 3));
         let narrow = |v: f32| half::bf16::from_f32(v).to_f32();
         at_every_level(|level| {
-            let (mut out, mut whole) = ([[0f32; 16]; 5], [0i16; 16]);
+            let (mut out, mut whole) = ([[0f32; 16]; 7], [0i16; 16]);
             // SAFETY: all have 16 values.
             unsafe { all(&a, &b, &c, &mut out, &mut whole) };
             for i in 0..16 {
@@ -329,6 +386,10 @@ mod tests {
                 let sum = 7 + 2 * wa * wb;
                 assert_eq!(out[3][i].to_bits() as i32, sum, "{level:?}");
                 assert_eq!(out[4][i], (sum as f32).abs(), "{level:?}");
+                let [ba, bb, bc] = [a[i], b[i], c[i]].map(|v| (v.abs() * 255.0).round_ties_even() as u8);
+                assert_eq!(out[5][i].to_bits().to_le_bytes(), [ba, bb, bc, 255], "{level:?}");
+                let dot: i32 = [ba, bb, bc, 255].iter().map(|v| *v as i32 * (*v as i8 as i32)).sum();
+                assert_eq!(out[6][i].to_bits() as i32, 7 + dot, "{level:?}");
             }
         });
     }

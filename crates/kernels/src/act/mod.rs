@@ -4,6 +4,7 @@ mod lanes;
 
 pub(crate) use lanes::{exp2_lanes, exp2_short_lanes, silu_lanes};
 
+use crate::lanes::ROUND;
 use crate::level::per_level;
 
 /// Elements handed to one task: large enough to hide the hand-over, small enough to stay in cache.
@@ -22,8 +23,7 @@ const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_199_9e-3, 8.333_452e-3, 4.166_579_6
 pub(crate) fn exp(x: f32) -> f32 {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;
     let clamped = x.clamp(-87.0, 88.0);
-    // Adding and taking away 1.5 · 2²³ rounds to the nearest whole number without a call.
-    const ROUND: f32 = 12_582_912.0;
+    // Adding and taking this away rounds to the nearest whole number without a call.
     let n = clamped.mul_add(LOG2_E, ROUND) - ROUND;
     let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
     let mut p = EXP[0];

@@ -1,6 +1,7 @@
 //! One group of queries against one block of keys.
 
-use super::{KEYS, PANELS};
+use super::eight::{self, Bytes, Quantised};
+use super::{Form, KEYS, PANELS};
 use crate::act::{exp2_lanes, exp2_short_lanes};
 use crate::buffer::Buffer;
 use crate::gemm::pack_bf16;
@@ -10,12 +11,12 @@ use crate::share::Shared;
 use crate::words::{Words, on_words, word_bf16};
 
 /// The most queries of a panel.
-const WIDEST: usize = 32;
+pub(super) const WIDEST: usize = 32;
 /// Below every score.
 const LOWEST: f32 = -1e30;
 
 /// Rows of the register tile at a level: with two vectors of queries it fills the registers.
-fn rows(level: Level) -> usize {
+pub(super) fn rows(level: Level) -> usize {
     match level {
         Level::Avx512 => 14,
         Level::Avx2 => 6,
@@ -33,7 +34,7 @@ pub(super) fn panel() -> usize {
 
 /// Part `i` of `n` rows in as few tiles as there can be, all but equally high: start and end.
 #[inline(always)]
-fn tile(n: usize, tiles: usize, i: usize) -> (usize, usize) {
+pub(super) fn tile(n: usize, tiles: usize, i: usize) -> (usize, usize) {
     (n * i / tiles, n * (i + 1) / tiles)
 }
 
@@ -102,15 +103,17 @@ pub(super) struct Keys<'a> {
     pub n: usize,
     /// If causal: the query of lane l of panel p sees the keys up to this one plus p · panel + l.
     pub seen: Option<isize>,
+    /// In bytes: what the keys, and each channel of the values were divided by.
+    pub key_factor: f32,
+    pub value_factors: &'a [f32],
 }
 
 /// What a task works with: its queries, and their state of the softmax over the keys so far.
 pub(super) struct Work {
     dim: usize,
-    /// In bf16, by words of two.
-    paired: bool,
+    form: Form,
     count: usize,
-    /// Per panel `[dim][queries]`: queries times scale and log₂ e (in bf16 the first half has them by words), sums of
+    /// Per panel `[dim][queries]`: queries times scale and log₂ e (by words in bf16, int8: the first half, quarter), sums of
     /// values, the result over all sets.
     q: Buffer,
     sum: Buffer,
@@ -120,6 +123,8 @@ pub(super) struct Work {
     /// Per panel and query: the highest score so far, and the sum of the probabilities relative to it.
     most: [f32; PANELS * WIDEST],
     total: [f32; PANELS * WIDEST],
+    /// Per panel, in bytes.
+    by: [Quantised; PANELS],
 }
 
 impl Work {
@@ -128,11 +133,11 @@ impl Work {
         (3 * PANELS * dim + KEYS) * panel()
     }
 
-    pub fn new(dim: usize, paired: bool) -> Self {
+    pub fn new(dim: usize, form: Form) -> Self {
         let n = PANELS * dim * panel();
         Work {
             dim,
-            paired,
+            form,
             count: 0,
             q: Buffer::stale(n),
             sum: Buffer::stale(n),
@@ -140,6 +145,7 @@ impl Work {
             scores: Buffer::stale(KEYS * panel()),
             most: [LOWEST; PANELS * WIDEST],
             total: [0.0; PANELS * WIDEST],
+            by: [Quantised::NONE; PANELS],
         }
     }
 
@@ -158,9 +164,11 @@ impl Work {
             // SAFETY: the rows are there, as asserted, and a panel holds dim rows of nr.
             unsafe { transpose(rows, dim, from[p * nr * stride..].as_ptr(), stride, to.as_mut_ptr(), nr) };
             to.iter_mut().for_each(|v| *v *= scale);
-            if self.paired {
+            match self.form {
+                Form::F32 => {}
                 // SAFETY: a panel holds dim rows of nr.
-                unsafe { pair(dim, to.as_mut_ptr()) };
+                Form::Bf16 => unsafe { pair(dim, to.as_mut_ptr()) },
+                Form::Int8 => eight::quantise_queries(dim, nr, to, &mut self.by[p]),
             }
         }
     }
@@ -178,14 +186,24 @@ impl Work {
     /// Goes over one block of keys.
     pub fn attend(&mut self, keys: &Keys, first: bool) {
         let (dim, nr) = (self.dim, panel());
-        let words = |n: usize| if self.paired { n.div_ceil(2) } else { n };
+        let words = |n| self.form.words(n);
         assert!(keys.k.len() == keys.n * words(dim) && keys.v.len() == words(keys.n) * dim && keys.n <= KEYS);
-        assert!(!self.paired || keys.seen.is_none());
-        let attend = if self.paired { attend_bf16 } else { attend };
+        assert!(self.form == Form::F32 || keys.seen.is_none());
+        assert!(self.form != Form::Int8 || keys.value_factors.len() == dim);
+        let attend = if self.form == Form::Bf16 { attend_bf16 } else { attend };
         for p in 0..self.panels() {
             let part = p * dim * nr..(p + 1) * dim * nr;
             let lanes = p * nr..(p + 1) * nr;
             let seen = keys.seen.map(|s| s + (p * nr) as isize);
+            let (q, scores, sum) = (&self.q[part.clone()], &mut self.scores, &mut self.sum[part]);
+            let (most, total) = (&mut self.most[lanes.clone()], &mut self.total[lanes]);
+            if self.form == Form::Int8 {
+                let &Keys { n, k, v, key_factor, value_factors, .. } = keys;
+                let keys = Bytes { n, k, v, key_factor, value_factors };
+                // SAFETY: as below.
+                unsafe { eight::attend(dim, first, &keys, q, &self.by[p], scores, sum, most, total) };
+                continue;
+            }
             // SAFETY: keys and values are as long as asserted, panels and lanes as they were made.
             unsafe {
                 attend(
@@ -195,11 +213,11 @@ impl Work {
                     seen,
                     keys.k,
                     keys.v,
-                    &self.q[part.clone()],
-                    &mut self.scores,
-                    &mut self.sum[part],
-                    &mut self.most[lanes.clone()],
-                    &mut self.total[lanes],
+                    q,
+                    scores,
+                    sum,
+                    most,
+                    total,
                 );
             }
         }

@@ -6,20 +6,54 @@
 //! a number of rows, so none is filled up. Keys and values are packed once per head, for all queries.
 //!
 //! In bf16 both products read words of two values, rounded to 8 significant bits: two channels of a query and a key, two
-//! keys' probabilities and values. Scores, maxima and sums stay f32.
+//! keys' probabilities and values. Scores, maxima and sums stay f32. In int8 long sets are attended by [`eight`].
 
 mod block;
+mod eight;
 
 use crate::buffer::Buffer;
 use crate::gemm::Precision;
 use crate::share::{Shared, each};
 use block::{Keys, Work};
+use rayon::prelude::*;
 
 /// Queries that go over the keys together, in panels of two vectors: what is read of keys and values stays in cache
 /// for all of them.
 const PANELS: usize = 4;
 /// Keys of a block: sixteen tiles of AVX-512's micro-kernel; scores of one panel are 28 KB.
 const KEYS: usize = 224;
+
+/// Keys from which on a set is attended in int8. Shorter ones, as of text, gain little, and their probabilities, of which the
+/// first token often has nearly all, need the digits of bf16.
+const LONG: usize = 1024;
+
+/// Number format of the products' operands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    F32,
+    Bf16,
+    Int8,
+}
+
+impl Form {
+    fn of(queries: &Queries, keys: usize) -> Self {
+        match queries.precision {
+            _ if queries.causal => Form::F32,
+            Precision::F32 => Form::F32,
+            Precision::Int8 if keys >= LONG => Form::Int8,
+            Precision::Bf16 | Precision::Int8 => Form::Bf16,
+        }
+    }
+
+    /// Words of `n` values that are summed over.
+    fn words(self, n: usize) -> usize {
+        match self {
+            Form::F32 => n,
+            Form::Bf16 => n.div_ceil(2),
+            Form::Int8 => n.div_ceil(4),
+        }
+    }
+}
 
 /// Shapes of one attention. Queries and output `[batch, queries, heads · dim]`, keys and values
 /// `[batch, keys, heads · dim]`.
@@ -71,20 +105,9 @@ pub struct Queries {
     pub scale: f32,
     /// Each query sees only keys up to its own position.
     pub causal: bool,
-    /// Of the products' operands: f32, or bf16, which is also meant by int8. Causal attention is always f32.
+    /// Of the products' operands. In int8 they are bytes where all sets have 1024 keys or more, else bf16. Causal attention is
+    /// always f32.
     pub precision: Precision,
-}
-
-impl Queries {
-    /// Whether the products read words of two bf16.
-    fn paired(&self) -> bool {
-        self.precision != Precision::F32 && !self.causal
-    }
-
-    /// Words of `n` values that are summed over.
-    fn words(&self, n: usize) -> usize {
-        if self.paired() { n.div_ceil(2) } else { n }
-    }
 }
 
 /// One set of keys and values, `[batch, keys, heads · dim]`, with a softmax of its own.
@@ -113,7 +136,9 @@ pub fn attention_over(queries: &Queries, q: &[f32], sets: &[KeySet], out: &mut [
 /// Bytes that attention needs beside its operands and its output, on so many threads; `keys` of all sets.
 pub fn scratch_bytes(queries: &Queries, keys: usize, threads: usize) -> usize {
     let Queries { batch, heads, dim, .. } = *queries;
-    let packed = keys * queries.words(dim) + queries.words(keys) * dim;
+    // In int8 the sets may be short.
+    let form = Form::of(queries, 0);
+    let packed = keys * form.words(dim) + form.words(keys) * dim;
     4 * (batch * heads * packed + threads * Work::values(dim))
 }
 
@@ -126,7 +151,8 @@ fn run(shape: &Queries, q: &[f32], sets: &[KeySet], add: bool, out: &mut [f32]) 
         assert!(set.keys > 0 && set.k.len() == batch * set.keys * width && set.v.len() == set.k.len());
         assert!(set.mask.is_none_or(|m| m.len() == queries));
     }
-    let packed: Vec<(Buffer, Buffer)> = sets.iter().map(|set| pack(shape, set)).collect();
+    let form = Form::of(shape, sets.iter().map(|s| s.keys).min().unwrap_or(0));
+    let packed: Vec<Packed> = sets.iter().map(|set| pack(shape, form, set)).collect();
     let group = PANELS * block::panel();
     let groups = queries.div_ceil(group);
     let out = Shared::new(out);
@@ -135,12 +161,13 @@ fn run(shape: &Queries, q: &[f32], sets: &[KeySet], add: bool, out: &mut [f32]) 
         let (b, h) = (head / heads, head % heads);
         let first = g * group;
         let count = group.min(queries - first);
-        let mut work = Work::new(dim, shape.paired());
+        let mut work = Work::new(dim, form);
         let at = (b * queries + first) * width + h * dim;
         work.load(&q[at..], width, count, shape.scale);
-        for (i, (set, (k, v))) in sets.iter().zip(&packed).enumerate() {
-            let (k_words, v_words) = (set.keys * shape.words(dim), shape.words(set.keys) * dim);
-            let (k, v) = (&k[head * k_words..][..k_words], &v[head * v_words..][..v_words]);
+        for (i, (set, packed)) in sets.iter().zip(&packed).enumerate() {
+            let (k_words, v_words) = (set.keys * form.words(dim), form.words(set.keys) * dim);
+            let (k, v) = (&packed.k[head * k_words..][..k_words], &packed.v[head * v_words..][..v_words]);
+            let blocks = set.keys.div_ceil(KEYS);
             work.begin();
             for start in (0..set.keys).step_by(KEYS) {
                 let n = KEYS.min(set.keys - start);
@@ -148,9 +175,12 @@ fn run(shape: &Queries, q: &[f32], sets: &[KeySet], add: bool, out: &mut [f32]) 
                 if shape.causal && start >= first + count {
                     break;
                 }
+                let block = head * blocks + start / KEYS;
                 let keys = Keys {
-                    k: &k[start * shape.words(dim)..][..n * shape.words(dim)],
-                    v: &v[shape.words(start) * dim..][..shape.words(n) * dim],
+                    k: &k[start * form.words(dim)..][..n * form.words(dim)],
+                    v: &v[form.words(start) * dim..][..form.words(n) * dim],
+                    key_factor: packed.key_factors.get(block).copied().unwrap_or(1.0),
+                    value_factors: packed.value_factors.get(block * dim..(block + 1) * dim).unwrap_or(&[]),
                     n,
                     // Lane l of panel p sees the keys up to this one plus its place.
                     seen: shape.causal.then_some(first as isize - start as isize),
@@ -165,33 +195,63 @@ fn run(shape: &Queries, q: &[f32], sets: &[KeySet], add: bool, out: &mut [f32]) 
 }
 
 /// Keys and values of one set, per head and block of keys in the order in which the products read them.
-fn pack(shape: &Queries, set: &KeySet) -> (Buffer, Buffer) {
+struct Packed {
+    k: Buffer,
+    v: Buffer,
+    /// In bytes what they were divided by: of each block the keys, and each channel of the values.
+    key_factors: Buffer,
+    value_factors: Buffer,
+}
+
+fn pack(shape: &Queries, form: Form, set: &KeySet) -> Packed {
     let Queries { batch, heads, dim, .. } = *shape;
     let (width, keys) = (heads * dim, set.keys);
     let blocks = keys.div_ceil(KEYS);
-    let (k_words, v_words) = (keys * shape.words(dim), shape.words(keys) * dim);
-    let mut k = Buffer::stale(batch * heads * k_words);
-    let mut v = Buffer::stale(batch * heads * v_words);
-    let (to_k, to_v) = (Shared::new(&mut k), Shared::new(&mut v));
+    let (k_words, v_words) = (keys * form.words(dim), form.words(keys) * dim);
+    let factors = if form == Form::Int8 { batch * heads * blocks } else { 0 };
+    let mut packed = Packed {
+        k: Buffer::stale(batch * heads * k_words),
+        v: Buffer::stale(batch * heads * v_words),
+        key_factors: Buffer::stale(factors),
+        value_factors: Buffer::stale(factors * dim),
+    };
+    let mut means = Buffer::stale(if form == Form::Int8 { batch * width } else { 0 });
+    means.par_chunks_mut(dim).enumerate().for_each(|(head, mean)| {
+        eight::mean(&set.k[head / heads * keys * width + head % heads * dim..], width, keys, mean);
+    });
+    let (to_k, to_v) = (Shared::new(&mut packed.k), Shared::new(&mut packed.v));
+    let (k_factors, v_factors) =
+        (Shared::new(&mut packed.key_factors), Shared::new(&mut packed.value_factors));
     each(batch * heads * blocks, |i| {
         let (head, block) = (i / blocks, i % blocks);
         let start = block * KEYS;
         let n = KEYS.min(keys - start);
         let from = (head / heads * keys + start) * width + head % heads * dim;
-        let k_at = head * k_words + start * shape.words(dim);
-        let v_at = head * v_words + shape.words(start) * dim;
+        let k_at = head * k_words + start * form.words(dim);
+        let v_at = head * v_words + form.words(start) * dim;
         // SAFETY: the parts of heads and blocks do not overlap.
         let (to_k, to_v) =
-            unsafe { (to_k.part(k_at, n * shape.words(dim)), to_v.part(v_at, shape.words(n) * dim)) };
-        if shape.paired() {
-            block::pack_keys_bf16(&set.k[from..], width, n, dim, to_k);
-            block::pack_values_bf16(&set.v[from..], width, n, dim, to_v);
-        } else {
-            block::pack_keys(&set.k[from..], width, n, dim, to_k);
-            block::pack_values(&set.v[from..], width, n, dim, to_v);
+            unsafe { (to_k.part(k_at, n * form.words(dim)), to_v.part(v_at, form.words(n) * dim)) };
+        let (k, v) = (&set.k[from..], &set.v[from..]);
+        match form {
+            Form::F32 => {
+                block::pack_keys(k, width, n, dim, to_k);
+                block::pack_values(v, width, n, dim, to_v);
+            }
+            Form::Bf16 => {
+                block::pack_keys_bf16(k, width, n, dim, to_k);
+                block::pack_values_bf16(v, width, n, dim, to_v);
+            }
+            Form::Int8 => {
+                // SAFETY: as above.
+                let (k_factor, v_factors) =
+                    unsafe { (k_factors.part(i, 1), v_factors.part(i * dim, dim)) };
+                k_factor[0] = eight::pack_keys(k, width, n, dim, &means[head * dim..][..dim], to_k);
+                eight::pack_values(v, width, n, dim, to_v, v_factors);
+            }
         }
     });
-    (k, v)
+    packed
 }
 
 #[cfg(test)]

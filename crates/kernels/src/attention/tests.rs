@@ -1,6 +1,6 @@
 use super::*;
 use crate::gemm::tests::{at_every_level, noise};
-use Precision::{Bf16, F32};
+use Precision::{Bf16, F32, Int8};
 
 #[test]
 fn equals_the_definition() {
@@ -102,37 +102,104 @@ fn sets_are_summed() {
     });
 }
 
-/// In bf16: the distance from f32, and the same at every level up to the order in which a level adds.
+/// Relative in the L2 norm.
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    let square: f64 = a.iter().zip(b).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum();
+    (square / b.iter().map(|b| (*b as f64).powi(2)).sum::<f64>()).sqrt()
+}
+
+/// The distance from f32 is at most `limit` at every level, and they differ no more than by roundings.
+fn is_close_to_f32(precision: Precision, shape: [usize; 3], scale: f32, k: &[f32], v: &[f32], limit: f64) {
+    let [dim, queries, keys] = shape;
+    let q = noise(4 * queries * dim, 1);
+    let set = KeySet { k, v, keys, weight: 1.0, mask: None };
+    let run = |precision| {
+        let of = Queries { batch: 2, heads: 2, dim, queries, scale, causal: false, precision };
+        let mut out = vec![f32::NAN; q.len()];
+        attention_over(&of, &q, &[set], &mut out);
+        out
+    };
+    let first = std::cell::RefCell::new(None);
+    at_every_level(|level| {
+        let (narrow, wide) = (run(precision), run(F32));
+        let error = distance(&narrow, &wide);
+        println!("{precision:?} {level:?} {shape:?} {scale}: {error:.1e}");
+        assert!(error < limit, "{level:?} {shape:?}: {error}");
+        assert!(keys == 1 || error > 1e-5, "operands were rounded");
+        let mut first = first.borrow_mut();
+        let first = first.get_or_insert_with(|| narrow.clone());
+        // Probabilities that fall on the other side of a rounding.
+        assert!(distance(&narrow, first) < 5e-4, "{level:?} {dim}: {:.1e}", distance(&narrow, first));
+    });
+}
+
 #[test]
 fn bf16_is_close_to_f32() {
-    for (dim, queries, keys) in [(40, 150, 450), (64, 33, 77), (1, 5, 1), (13, 65, 225), (160, 40, 224)] {
-        let of =
-            |precision| Queries { batch: 2, heads: 2, dim, queries, scale: 0.3, causal: false, precision };
-        let (q, k) = (noise(4 * queries * dim, 1), noise(4 * keys * dim, 2));
+    for [dim, queries, keys] in [[40, 150, 450], [64, 33, 77], [1, 5, 1], [13, 65, 225], [160, 40, 224]] {
         let v: Vec<f32> = noise(4 * keys * dim, 3).iter().map(|v| v + 0.5).collect();
-        let set = KeySet { k: &k, v: &v, keys, weight: 1.0, mask: None };
-        let run = |precision| {
-            let mut out = vec![f32::NAN; q.len()];
-            attention_over(&of(precision), &q, &[set], &mut out);
-            out
-        };
-        let distance = |a: &[f32], b: &[f32]| {
-            let square: f64 = a.iter().zip(b).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum();
-            (square / b.iter().map(|b| (*b as f64).powi(2)).sum::<f64>()).sqrt()
-        };
-        let first = std::cell::RefCell::new(None);
-        at_every_level(|level| {
-            let (narrow, wide) = (run(Bf16), run(F32));
-            let error = distance(&narrow, &wide);
-            println!("{level:?} {dim} {queries} {keys}: {error:.1e}");
-            assert!(error < 5e-3, "{level:?} {dim} {queries} {keys}: {error}");
-            assert!(keys == 1 || error > 1e-5, "operands were rounded");
-            let mut first = first.borrow_mut();
-            let first = first.get_or_insert_with(|| narrow.clone());
-            // Probabilities that fall on the other side of a rounding.
-            assert!(distance(&narrow, first) < 5e-4, "{level:?} {dim}: {:.1e}", distance(&narrow, first));
-        });
+        is_close_to_f32(Bf16, [dim, queries, keys], 0.3, &noise(4 * keys * dim, 2), &v, 5e-3);
     }
+}
+
+/// Flat and peaked softmaxes, and keys far from zero, whose mean must not cost them their digits.
+#[test]
+fn int8_is_close_to_f32() {
+    for [dim, queries, keys] in [[40, 50, 1024], [64, 33, 1100], [13, 5, 1025], [160, 40, 1343]] {
+        let n = 4 * keys * dim;
+        let v: Vec<f32> = noise(n, 3).iter().map(|v| v + 0.5).collect();
+        let far: Vec<f32> = noise(n, 2).iter().enumerate().map(|(i, k)| k + (i % dim) as f32 * 0.5).collect();
+        let root = (dim as f32).powf(-0.5);
+        for (scale, limit) in [(root, 5e-4), (4.0 * root, 2e-3), (16.0 * root, 1.5e-2)] {
+            is_close_to_f32(Int8, [dim, queries, keys], scale, &noise(n, 2), &v, limit);
+            is_close_to_f32(Int8, [dim, queries, keys], scale, &far, &v, limit);
+        }
+    }
+}
+
+/// Bytes are for long sets; a shorter one beside them makes all of them bf16.
+#[test]
+fn short_sets_are_bf16_in_int8() {
+    let _fixed_level = crate::gemm::tests::fixed_level();
+    let (q, k, v) = (noise(50 * 8, 1), noise(LONG * 8, 2), noise(LONG * 8, 3));
+    let run = |precision, lengths: &[usize]| {
+        let shape =
+            Queries { batch: 1, heads: 1, dim: 8, queries: 50, scale: 0.3, causal: false, precision };
+        let set = |n: &usize| KeySet { k: &k[..n * 8], v: &v[..n * 8], keys: *n, weight: 1.0, mask: None };
+        let mut out = vec![f32::NAN; q.len()];
+        attention_over(&shape, &q, &lengths.iter().map(set).collect::<Vec<_>>(), &mut out);
+        out
+    };
+    for lengths in [&[LONG - 1][..], &[77], &[LONG, 77]] {
+        assert_eq!(run(Int8, lengths), run(Bf16, lengths));
+    }
+    assert_ne!(run(Int8, &[LONG]), run(Bf16, &[LONG]));
+}
+
+/// What is not a number in a query or a key must not pass for one.
+#[test]
+fn int8_keeps_what_is_not_a_number() {
+    let n = LONG * 8;
+    let shape = Queries {
+        batch: 1,
+        heads: 1,
+        dim: 8,
+        queries: LONG,
+        scale: 0.3,
+        causal: false,
+        precision: Int8,
+    };
+    at_every_level(|level| {
+        for bad in [f32::NAN, f32::INFINITY] {
+            for operand in 0..3 {
+                let mut all = [noise(n, 1), noise(n, 2), noise(n, 3)];
+                all[operand][8 * 3 + 5] = bad;
+                let [q, k, v] = &all;
+                let mut out = vec![0.0; n];
+                attention_over(&shape, q, &[KeySet { k, v, keys: LONG, weight: 1.0, mask: None }], &mut out);
+                assert!(!out[8 * 3 + 5].is_finite(), "{level:?} {operand} {bad}");
+            }
+        }
+    });
 }
 
 /// Causal attention has no form in bf16.
@@ -152,14 +219,14 @@ fn causal_attention_stays_f32() {
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    for precision in [F32, Bf16] {
-        threads_do_not_change(precision);
+    for (precision, tokens) in [(F32, 333), (Bf16, 333), (Int8, 1030)] {
+        threads_do_not_change(precision, tokens);
     }
 }
 
-fn threads_do_not_change(precision: Precision) {
+fn threads_do_not_change(precision: Precision, queries: usize) {
     let _fixed_level = crate::gemm::tests::fixed_level();
-    let queries = Queries { batch: 1, heads: 2, dim: 24, queries: 333, scale: 0.2, causal: false, precision };
+    let queries = Queries { batch: 1, heads: 2, dim: 24, queries, scale: 0.2, causal: false, precision };
     let n = queries.queries * queries.heads * queries.dim;
     let (q, k, v) = (noise(n, 1), noise(n, 2), noise(n, 3));
     let run = |threads: usize| {

@@ -20,7 +20,7 @@ mod scalar;
 pub(crate) use finish::Epilogue;
 pub use finish::Then;
 use finish::{Tile, finish};
-pub(crate) use pack::{Rows, pack_bf16, pair};
+pub(crate) use pack::{Rows, ZERO, factor, inverse, pack_bf16, pack_int8, pair};
 pub use packed::Packed;
 
 use crate::Weight;

@@ -3,6 +3,7 @@
 
 use super::{Left, Precision, Right, depth};
 use crate::Weight;
+use crate::lanes::ROUND;
 use crate::level::per_level;
 #[cfg(target_arch = "x86_64")]
 use crate::level::{Level, level};
@@ -85,6 +86,22 @@ pub(crate) fn pack_bf16<'a>(rows: usize, k: usize, out: &mut [f32], row: impl Fn
     });
 }
 
+/// Rows of `k` values, quantised, `zero` added, as words of four: `[⌈k / 4⌉][rows]`.
+pub(crate) fn pack_int8<'a>(
+    rows: usize,
+    k: usize,
+    inverse: f32,
+    zero: u8,
+    out: &mut [f32],
+    row: impl Fn(usize) -> &'a [f32],
+) {
+    interleave_made(rows, k.div_ceil(4), rows, out, |r, made| {
+        let (x, made) = (row(r), bytes(made));
+        made[x.len()..].fill(zero);
+        quantise(x, inverse, zero, made);
+    });
+}
+
 /// Words as the halves they hold.
 fn halves(words: &mut [f32]) -> &mut [u16] {
     // SAFETY: any four bytes of an f32 are two u16, with weaker alignment.
@@ -123,9 +140,6 @@ per_level! {
     }
 }
 
-/// 1.5 · 2²³: adding it leaves a number rounded to the nearest whole in the lowest bits.
-const ROUND: f32 = 12_582_912.0;
-
 per_level! {
     /// Rounds `x · inverse`, within -127..127, to whole numbers, and adds `zero`.
     fn quantise(x: &[f32], inverse: f32, zero: u8, out: &mut [u8]) {
@@ -155,7 +169,7 @@ per_level! {
 
 /// The factor of a quantised row: largest magnitude / 127; 0 where there is no inverse, not a number where one value is not
 /// finite: it must not pass for zero.
-fn factor(row: &[f32]) -> f32 {
+pub(crate) fn factor(row: &[f32]) -> f32 {
     let factor = largest(row) / 127.0;
     match (factor.is_finite(), (1.0 / factor).is_finite()) {
         (true, true) => factor,
@@ -165,12 +179,12 @@ fn factor(row: &[f32]) -> f32 {
 }
 
 /// What a row with this factor is multiplied by.
-fn inverse(factor: f32) -> f32 {
+pub(crate) fn inverse(factor: f32) -> f32 {
     if factor > 0.0 { 1.0 / factor } else { 0.0 }
 }
 
 /// Unsigned bytes of A stand for numbers from -127: this is added.
-pub(super) const ZERO: u8 = 128;
+pub(crate) const ZERO: u8 = 128;
 
 /// Rows of A, row-major with a stride.
 pub(crate) struct Rows<'a> {
