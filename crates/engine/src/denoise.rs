@@ -133,13 +133,13 @@ pub fn denoise(
         let shallow = call % plan.deep_cache() > 0
             && !recorded
             && deep.as_ref().is_some_and(|kept| kept.dim(0) >= rows);
-        // ControlNets see the latents alone, also where the UNet sees a mask beside them.
+        // All rows have these latents: networks get them once. ControlNets see them alone, also where the UNet sees a mask
+        // beside them.
         let residuals = control::residuals(&now.controls, &row, rows, call, shallow);
         let row = match &start.beside {
             Some(beside) => row.concat_channels(beside),
             None => row,
         };
-        let batch = Tensor::stack(&vec![&row; rows]);
         let frozen = plan.frozen_from.filter(|first| call >= *first).map(|_| cross.borrow());
         let merging = merger.as_mut().map(|m| m.call(rows));
         let conditions = Conditions {
@@ -156,16 +156,16 @@ pub fn denoise(
             merging: merging.as_ref(),
         };
         let out = match &deep {
-            _ if plan.deep_cache() == 1 => unet.forward(&batch, call, &conditions),
+            _ if plan.deep_cache() == 1 => unet.forward(&row, call, &conditions),
             Some(kept) if shallow => {
                 // Where guidance has ended since, the prompt's row goes on alone.
                 let alone = (kept.dim(0) > rows).then(|| kept.row(1));
-                unet.forward_shallow(&batch, call, &conditions, alone.as_ref().unwrap_or(kept))
+                unet.forward_shallow(&row, call, &conditions, alone.as_ref().unwrap_or(kept))
             }
             _ => {
                 // The old ones go first, so that they never lie beside a whole call.
                 drop(deep.take());
-                let (out, kept) = unet.forward_keeping(&batch, call, &conditions);
+                let (out, kept) = unet.forward_keeping(&row, call, &conditions);
                 deep = Some(kept);
                 out
             }

@@ -116,10 +116,12 @@ impl ControlNet {
     }
 
     /// What it adds to the UNet at step `step` of [`ControlNet::times`], times `scale`: latents
-    /// [batch, h, w, in_channels] without a mask's channels, `hint` as [`ControlNet::hint`] gives it.
+    /// [batch, h, w, in_channels] without a mask's channels, or one row that stands for all as in the UNet; `hint` as
+    /// [`ControlNet::hint`] gives it.
     ///
     /// # Panics
-    /// If the batch differs from the one that text and times were made for, or the hint's size from the latents'.
+    /// If latents of several rows are not as many as text and times were made for, or the hint's size differs from the
+    /// latents'.
     pub fn forward(
         &self,
         latents: &Tensor,
@@ -129,7 +131,6 @@ impl ControlNet {
         text: &TextContext,
         scale: f32,
     ) -> Residuals {
-        assert_eq!(latents.dim(0), times.batch());
         let injections = Injections::default();
         let pass = Pass {
             step,
@@ -141,11 +142,12 @@ impl ControlNet {
             merging: None,
         };
         let (skips, middle) = self.trunk.forward(self.input(latents, hint), &pass, &mut |_, _| {});
-        let down = self.down.iter().zip(&skips).map(|(conv, skip)| self.out(conv, skip, scale)).collect();
-        Residuals { down, mid: Some(self.out(&self.mid, &middle, scale)) }
+        let out = |(conv, x)| self.out(conv, x, scale).repeated(pass.rows());
+        let down = self.down.iter().zip(&skips).map(out).collect();
+        Residuals { down, mid: Some(out((&self.mid, &middle))) }
     }
 
-    /// What it adds to the outermost skip connection alone, which needs neither time nor text.
+    /// What it adds to the outermost skip connection alone, which needs neither time nor text: for each row of the latents.
     ///
     /// # Panics
     /// If the hint's size differs from the latents'.

@@ -86,6 +86,23 @@ impl Tensor {
         Tensor { shape, data: self.data[i * n..(i + 1) * n].to_vec().into() }
     }
 
+    /// The only row of axis 0 so many times; where there are as many already, they are left as they are.
+    ///
+    /// # Panics
+    /// If there are several rows, of another number.
+    pub fn repeated(self, rows: usize) -> Self {
+        use rayon::prelude::*;
+        if self.shape[0] == rows {
+            return self;
+        }
+        assert_eq!(self.shape[0], 1, "one row stands for {rows}");
+        let mut shape = self.shape.clone();
+        shape[0] = rows;
+        let mut out = Tensor::stale(shape);
+        out.data.par_chunks_mut(self.data.len().max(1)).for_each(|row| row.copy_from_slice(&self.data));
+        out
+    }
+
     /// Joins along the last axis.
     ///
     /// # Panics
@@ -152,6 +169,9 @@ mod tests {
         assert_eq!(joined.shape(), [2, 3, 2]);
         assert_eq!(joined.data(), [1., 2., 0., 1., 2., 3., 3., 4., 4., 5., 6., 7.]);
         assert_eq!(Tensor::stack(&[&b, &b]).shape(), [4, 1, 1]);
-        assert_eq!(joined.row(1), Tensor::new([1, 3, 2], vec![3., 4., 4., 5., 6., 7.]));
+        let row = joined.row(1);
+        assert_eq!(row, Tensor::new([1, 3, 2], vec![3., 4., 4., 5., 6., 7.]));
+        assert_eq!(row.clone().repeated(3), Tensor::stack(&[&row, &row, &row]));
+        assert_eq!(joined.clone().repeated(2), joined);
     }
 }

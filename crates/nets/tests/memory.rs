@@ -112,6 +112,13 @@ fn estimates_are_near_what_is_allocated() {
             };
             let run = || unet.forward(&noise([2, h, w, config.in_channels]), 0, &conditions);
             near(&format!("{name} forward"), config.forward_bytes(2, h, w, Precision::F32), peak(run));
+            // A call with one row for both has all rows where the most is alive.
+            let run = || unet.forward(&noise([1, h, w, config.in_channels]), 0, &conditions);
+            near(
+                &format!("{name} forward of one row"),
+                config.forward_bytes(2, h, w, Precision::F32),
+                peak(run),
+            );
             let narrow = UNet::load_in(&config, &weights, Precision::Bf16).expect("a UNet");
             let run = || narrow.forward(&noise([2, h, w, config.in_channels]), 0, &conditions);
             // The matrices are packed in the first call and stay.

@@ -135,7 +135,7 @@ pub(crate) fn prepare(plan: &Plan, pictures: &[Picture], inputs: &Inputs) -> Res
     plan.controls.iter().zip(pictures).filter(|(c, _)| c.acts()).map(one).collect()
 }
 
-/// What all ControlNets add at call `call`, for latents [1, h, w, channels] in `rows` rows; to the outermost skip
+/// What all ControlNets add at call `call`, for latents [1, h, w, channels] that all `rows` rows have; to the outermost skip
 /// connection alone where the call is `shallow`. None where no ControlNet acts.
 pub(crate) fn residuals(
     active: &[Active],
@@ -145,23 +145,19 @@ pub(crate) fn residuals(
     shallow: bool,
 ) -> Option<Residuals> {
     let of = |a: &Active| {
-        let n = if a.alone { 1 } else { rows };
         let (h, w) = (a.hint.dim(1), a.hint.dim(2));
-        let batch = match latents.shape()[1..3] == [h, w] {
-            true => Tensor::stack(&vec![latents; n]),
-            false => Tensor::stack(&vec![&HiDiffusion::nearest(latents, h, w); n]),
+        let resized = (latents.shape()[1..3] != [h, w]).then(|| HiDiffusion::nearest(latents, h, w));
+        let seen = resized.as_ref().unwrap_or(latents);
+        let Residuals { down, mid } = match shallow {
+            true => a.net.forward_outermost(seen, &a.hint, a.scale),
+            false => a.net.forward(seen, &a.hint, call, &a.times, &a.text, a.scale),
         };
-        let mut added = match shallow {
-            true => a.net.forward_outermost(&batch, &a.hint, a.scale),
-            false => a.net.forward(&batch, &a.hint, call, &a.times, &a.text, a.scale),
-        };
-        if n < rows {
+        let in_rows = |x: Tensor| match a.alone && rows > 1 {
             // Nothing for the negative prompt's row.
-            for x in added.down.iter_mut().chain(&mut added.mid) {
-                *x = Tensor::stack(&[&Tensor::zeros(x.shape()), x]);
-            }
-        }
-        added
+            true => Tensor::stack(&[&Tensor::zeros(x.shape()), &x]),
+            false => x.repeated(rows),
+        };
+        Residuals { down: down.into_iter().map(in_rows).collect(), mid: mid.map(in_rows) }
     };
     active.iter().filter(|a| a.calls.contains(&call)).map(of).reduce(|sum, next| sum.plus(&next))
 }

@@ -55,7 +55,11 @@ impl Resnet {
     }
 
     pub(super) fn forward(&self, x: &Tensor, pass: &Pass) -> Tensor {
-        let time = Around { norm: Some(&self.norm1), picture: Some(pass.time(self.index)), residual: None };
+        let time = Around {
+            norm: Some(&self.norm1),
+            picture: Some(pass.time(self.index, x.dim(0))),
+            residual: None,
+        };
         let h = self.conv1.forward_around(time, x);
         let shortcut = self.shortcut.as_ref().map(|s| s.forward(x));
         let residual = Some(shortcut.as_ref().unwrap_or(x));
@@ -114,7 +118,8 @@ impl Transformer {
         })
     }
 
-    /// `[batch, tokens, width]` → the same, of tokens in a grid [height, width]. `seen` gets the states between the parts.
+    /// `[batch, tokens, width]` → the same, of tokens in a grid [height, width]; one row that stands for all becomes as many as
+    /// the text has. `seen` gets the states between the parts.
     fn forward(
         &self,
         x: Tensor,
@@ -146,9 +151,13 @@ impl Transformer {
         seen("after_attn1", &x);
         let out = &self.cross_attention.out;
         match pass.cross {
-            Cross::Computed => x = out.forward_add(&self.attend_cross(&x, pass), &x),
+            Cross::Computed => {
+                let attended = self.attend_cross(&x, pass);
+                x = out.forward_add(&attended, &x.repeated(pass.rows()));
+            }
             Cross::Recorded(outputs) => {
                 let given = out.forward(&self.attend_cross(&x, pass));
+                x = x.repeated(pass.rows());
                 add(&mut x, &given);
                 outputs.borrow_mut().keep(self.site, given);
             }
@@ -159,10 +168,10 @@ impl Transformer {
         self.feed_out.forward_add(&h, &x)
     }
 
-    /// What the text and the image tokens give, before the layer behind it.
+    /// What the text and the image tokens give to every row, before the layer behind it.
     fn attend_cross(&self, x: &Tensor, pass: &Pass) -> Tensor {
         let a = &self.cross_attention;
-        let q = a.q.forward(&self.norm2.forward(x));
+        let q = a.q.forward(&self.norm2.forward(x)).repeated(pass.rows());
         let text = pass.text_at(self.site);
         let text = Attended { k: &text.k, v: &text.v, weight: 1.0, mask: None };
         let images = pass.injections.at(self.site, pass.step).map(|branch| {
@@ -214,6 +223,7 @@ impl Spatial {
             });
             seen(format_args!("transformer_blocks.{t}"), &h);
         }
+        let x = x.repeated(h.dim(0));
         self.proj_out.forward_add(&h, &x).reshape(x.shape())
     }
 }

@@ -27,7 +27,7 @@ impl UNet {
     /// output are computed.
     ///
     /// # Panics
-    /// If the batch differs from the one of `deep`, or as [`UNet::forward`].
+    /// If `deep` is of another batch, or as [`UNet::forward`].
     pub fn forward_shallow(
         &self,
         latents: &Tensor,
@@ -35,10 +35,9 @@ impl UNet {
         conditions: &Conditions,
         deep: &Tensor,
     ) -> Tensor {
-        let rows = conditions.times.batch();
-        assert_eq!((latents.dim(0), deep.dim(0)), (rows, rows));
         let pass = Pass::of(step, conditions);
-        let mut skip = self.trunk.conv_in.forward(latents);
+        assert_eq!(deep.dim(0), pass.rows());
+        let mut skip = self.trunk.conv_in.forward(latents).repeated(pass.rows());
         if let Some(residuals) = conditions.residuals {
             residuals.add_to_first(&mut skip);
         }

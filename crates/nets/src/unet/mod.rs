@@ -159,14 +159,18 @@ impl UNet {
 
     /// One prediction: latents [batch, h, w, in_channels] at step `step` of [`UNet::times`] → [batch, h, w, out_channels].
     ///
+    /// Latents of one row stand for as many equal ones as the batch has: what does not depend on the text, and in SDXL on its
+    /// pooled part, is computed once. The prediction is the same, bit for bit.
+    ///
     /// # Panics
-    /// If the batch differs from the one that text and times were made for.
+    /// If latents of several rows are not as many as text and times were made for.
     pub fn forward(&self, latents: &Tensor, step: usize, conditions: &Conditions) -> Tensor {
         self.forward_seen(latents, step, conditions, &mut |_, _| {})
     }
 
     /// The same, showing what each block gives to `seen`, with the block's path as in checkpoints (e.g.
-    /// `down_blocks.1.attentions.0`): for comparing with other implementations. [batch, h, w, channels].
+    /// `down_blocks.1.attentions.0`): for comparing with other implementations. [batch, h, w, channels], or one row while it
+    /// stands for all.
     ///
     /// # Panics
     /// As [`UNet::forward`].
@@ -189,9 +193,10 @@ impl UNet {
         seen: &mut dyn FnMut(Arguments, &Tensor),
         mut deep: Option<&mut Option<Tensor>>,
     ) -> Tensor {
-        assert_eq!(latents.dim(0), conditions.times.batch());
         let pass = Pass::of(step, conditions);
-        let (mut skips, mut h) = self.trunk.forward(self.trunk.conv_in.forward(latents), &pass, seen);
+        let (skips, h) = self.trunk.forward(self.trunk.conv_in.forward(latents), &pass, seen);
+        let mut skips: Vec<Tensor> = skips.into_iter().map(|skip| skip.repeated(pass.rows())).collect();
+        let mut h = h.repeated(pass.rows());
         match conditions.residuals {
             Some(residuals) if conditions.hidiffusion.is_some() => {
                 residuals.sized_for(&skips, &h).add_to(&mut skips, &mut h)

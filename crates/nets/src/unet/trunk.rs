@@ -71,6 +71,7 @@ pub struct Times {
     /// Per resnet in forward order: [steps · batch, channels].
     per_resnet: Vec<Tensor>,
     batch: usize,
+    equal_rows: bool,
 }
 
 impl Times {
@@ -81,16 +82,31 @@ impl Times {
             let rows = t.data().chunks_exact(n).skip(i).step_by(self.batch);
             Tensor::new([t.dim(0) / self.batch, n], rows.flatten().copied().collect())
         };
-        Times { per_resnet: self.per_resnet.iter().map(row).collect(), batch: 1 }
+        Times { per_resnet: self.per_resnet.iter().map(row).collect(), batch: 1, equal_rows: true }
     }
 
     pub(crate) fn of<'a>(resnets: impl Iterator<Item = &'a Resnet>, emb: &Tensor, batch: usize) -> Self {
-        Times { per_resnet: resnets.map(|r| r.time.forward(emb)).collect(), batch }
+        let per_resnet: Vec<Tensor> = resnets.map(|r| r.time.forward(emb)).collect();
+        let equal = |t: &Tensor| {
+            let n = t.channels();
+            t.data().chunks_exact(n * batch).all(|step| {
+                let first = &step[..n];
+                step.chunks_exact(n).all(|row| row.iter().zip(first).all(|(v, f)| v.to_bits() == f.to_bits()))
+            })
+        };
+        let equal_rows = per_resnet.iter().all(equal);
+        Times { per_resnet, batch, equal_rows }
     }
 
     /// Rows of the batch that it was made for.
     pub fn batch(&self) -> usize {
         self.batch
+    }
+
+    /// True if all rows of the batch get the same at every step, so that equal latents stay equal up to the first text. SDXL's
+    /// pooled text tells them apart.
+    pub fn equal_rows(&self) -> bool {
+        self.equal_rows
     }
 }
 
@@ -167,11 +183,17 @@ impl<'a> Pass<'a> {
         Pass { step, times, text, injections, hidiffusion, cross, merging }
     }
 
-    /// What the step adds to resnet `i`: [batch, channels].
-    pub(super) fn time(&self, i: usize) -> &[f32] {
+    /// Rows of the batch.
+    pub(crate) fn rows(&self) -> usize {
+        self.times.batch
+    }
+
+    /// What the step adds to resnet `i` for activations of all rows, or of one that stands for all: [rows, channels].
+    pub(super) fn time(&self, i: usize, rows: usize) -> &[f32] {
+        assert!(rows == self.rows() || rows == 1 && self.times.equal_rows);
         let t = &self.times.per_resnet[i];
-        let row = t.channels() * self.times.batch;
-        &t.data()[self.step * row..(self.step + 1) * row]
+        let n = t.channels();
+        &t.data()[self.step * n * self.rows()..][..n * rows]
     }
 
     pub(super) fn text_at(&self, site: usize) -> &KeyValue {
@@ -319,7 +341,8 @@ impl Trunk {
         activate(Activation::Silu, emb)
     }
 
-    /// From the input's features to the skip connections and the middle, all [batch, h, w, channels].
+    /// From the input's features to the skip connections and the middle, [batch, h, w, channels]. Features of one row stand for
+    /// all: what comes before the rows are told apart, by their timesteps or the first text, has one row too.
     pub(crate) fn forward(
         &self,
         h: Tensor,
@@ -327,6 +350,7 @@ impl Trunk {
         seen: &mut dyn FnMut(Arguments, &Tensor),
     ) -> (Vec<Tensor>, Tensor) {
         seen(format_args!("conv_in"), &h);
+        let h = if pass.times.equal_rows { h } else { h.repeated(pass.rows()) };
         // Each activation is the next layer's input and stays for the way up: nothing is copied.
         let mut skips = vec![h];
         let last = |skips: &[Tensor]| skips.len() - 1;
