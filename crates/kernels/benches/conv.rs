@@ -6,7 +6,7 @@
 #![allow(unsafe_code, missing_docs)]
 
 use instantstyle_kernels::Weight;
-use instantstyle_kernels::conv::{Algorithm, Conv, Epilogue, Input, choose, conv2d_by};
+use instantstyle_kernels::conv::{Algorithm, Conv, Epilogue, Filters, Input, Packed, choose, conv2d_by};
 use instantstyle_kernels::gemm::Precision;
 
 /// Batch, side, inputs, outputs, stride, doubled.
@@ -65,8 +65,8 @@ fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
     println!(
-        "{:<44} {:>9} {:>24} {:>24} {:>24} {:>24}",
-        "shape", "GFLOP", "implicit", "F(2,3)", "F(4,3)", "F(4,3), 16 bits"
+        "{:<44} {:>9} {:>24} {:>24} {:>24} {:>24} {:>24}",
+        "shape", "GFLOP", "implicit", "F(2,3)", "F(4,3)", "F(4,3) in bf16", "F(4,3) in int8"
     );
     for &(name, batch, side, inputs, outputs, stride, upsample) in SHAPES {
         if !name.contains(&filter) {
@@ -99,16 +99,19 @@ fn main() {
             (Algorithm::Winograd2, Precision::F32),
             (Algorithm::Winograd4, Precision::F32),
             (Algorithm::Winograd4, Precision::Bf16),
+            (Algorithm::Winograd4, Precision::Int8),
         ] {
             if algorithm != Algorithm::Implicit && stride > 1 {
                 continue;
             }
             let input = Input { data: &x, affine: None, silu: false };
             let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
+            let weight = Weight::F16(&w);
+            let packed = (precision != Precision::F32).then(|| Packed::new(weight, outputs, inputs, precision));
+            let filters = packed.as_ref().map_or(weight.into(), Filters::Packed);
             let s = pool.install(|| {
                 best(|| {
-                    let weight = Weight::F16(&w);
-                    conv2d_by(algorithm, precision, conv, &input, weight, &epilogue, &mut out)
+                    conv2d_by(algorithm, precision, conv, &input, filters, &epilogue, &mut out)
                 })
             });
             let mark = if algorithm == choose(&conv) { "*" } else { " " };

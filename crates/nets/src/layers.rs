@@ -99,7 +99,8 @@ pub(crate) fn products(a: &Tensor, b: &Tensor) -> Tensor {
     out
 }
 
-/// Square convolution over `[batch, height, width, channels]`; weights stay as they are stored.
+/// Square convolution over `[batch, height, width, channels]`. In f32 the weights stay as they are stored; in bf16 and int8
+/// filters for Winograd's algorithms are packed when they are first used, and the pages of their file given back.
 #[derive(Clone)]
 pub struct Conv2d {
     weight: Stored,
@@ -108,6 +109,7 @@ pub struct Conv2d {
     outputs: usize,
     kernel: usize,
     precision: Precision,
+    packed: Arc<OnceLock<conv::Packed>>,
     /// A convolution of 1×1 is a fully connected layer.
     point: Option<Linear>,
 }
@@ -121,7 +123,16 @@ impl Conv2d {
         kernel: usize,
     ) -> Self {
         let point = (kernel == 1).then(|| Linear::new(weight.clone(), bias.clone(), inputs, outputs));
-        Conv2d { weight, bias, inputs, outputs, kernel, precision: Precision::F32, point }
+        Conv2d {
+            weight,
+            bias,
+            inputs,
+            outputs,
+            kernel,
+            precision: Precision::F32,
+            packed: Arc::default(),
+            point,
+        }
     }
 
     /// The same layer, with operands of another precision.
@@ -195,7 +206,16 @@ impl Conv2d {
         let affine = around.norm.map(|norm| norm.affine(x));
         let input = conv::Input { data: x.data(), affine: affine.as_ref(), silu: affine.is_some() };
         let epilogue = conv::Epilogue { bias: self.bias.as_deref(), picture: around.picture, residual };
-        conv::conv2d_fused(shape, self.precision, &input, weight, &epilogue, out.data_mut());
+        let stored = self.precision == Precision::F32 || conv::choose(&shape) == conv::Algorithm::Implicit;
+        let filters = match stored {
+            true => conv::Filters::Stored(weight),
+            false => conv::Filters::Packed(self.packed.get_or_init(|| {
+                let packed = conv::Packed::new(weight, self.outputs, self.inputs, self.precision);
+                self.weight.release();
+                packed
+            })),
+        };
+        conv::conv2d_fused(shape, self.precision, &input, filters, &epilogue, out.data_mut());
         out
     }
 }

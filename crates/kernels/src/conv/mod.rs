@@ -10,6 +10,8 @@ use crate::norm::Affine;
 use crate::{Weight, gemm};
 use winograd::{Format, Variant};
 
+pub use winograd::Packed;
+
 /// Shapes of one convolution. Input `[batch, height, width, inputs]`, weights `[outputs, inputs, kernel, kernel]`
 /// as checkpoints store them, output `[batch, out_height(), out_width(), outputs]`.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +105,22 @@ pub fn conv2d(
     out: &mut [f32],
 ) {
     let input = Input { data: x, affine: None, silu: false };
-    conv2d_fused(conv, Precision::F32, &input, weight, &Epilogue { bias, residual, picture: None }, out);
+    conv2d_fused(conv, Precision::F32, &input, weight.into(), &Epilogue { bias, residual, picture: None }, out);
+}
+
+/// The weight of a convolution.
+#[derive(Clone, Copy)]
+pub enum Filters<'a> {
+    /// As it is stored.
+    Stored(Weight<'a>),
+    /// Packed before, for Winograd's algorithms.
+    Packed(&'a Packed),
+}
+
+impl<'a> From<Weight<'a>> for Filters<'a> {
+    fn from(weight: Weight<'a>) -> Self {
+        Filters::Stored(weight)
+    }
 }
 
 /// How a convolution is computed.
@@ -130,12 +147,12 @@ impl Algorithm {
 /// The same in a precision, with a group norm and an activation on the way in and more on the way out.
 ///
 /// # Panics
-/// If a length does not fit the shapes, or kernel or stride is 0.
+/// If a length does not fit the shapes, kernel or stride is 0, or filters are packed that [`choose`] wants stored.
 pub fn conv2d_fused(
     conv: Conv,
     precision: Precision,
     x: &Input,
-    weight: Weight,
+    weight: Filters,
     epilogue: &Epilogue,
     out: &mut [f32],
 ) {
@@ -172,19 +189,23 @@ fn format(precision: Precision) -> Format {
 ///
 /// # Panics
 /// As [`conv2d_fused`], and if the algorithm cannot compute this shape.
-pub fn conv2d_by(
+pub fn conv2d_by<'a>(
     algorithm: Algorithm,
     precision: Precision,
     conv: Conv,
     x: &Input,
-    weight: Weight,
+    filters: impl Into<Filters<'a>>,
     epilogue: &Epilogue,
     out: &mut [f32],
 ) {
     let taps = conv.kernel * conv.kernel;
     assert!(conv.kernel > 0 && conv.stride > 0);
     assert_eq!(x.data.len(), conv.batch * conv.height * conv.width * conv.inputs);
-    assert_eq!(weight.len(), conv.outputs * conv.inputs * taps);
+    let filters = filters.into();
+    match filters {
+        Filters::Stored(weight) => assert_eq!(weight.len(), conv.outputs * conv.inputs * taps),
+        Filters::Packed(packed) => packed.check(conv.outputs, conv.inputs),
+    }
     let picture = conv.out_height() * conv.out_width() * conv.outputs;
     assert_eq!(out.len(), conv.batch * picture);
     assert!(epilogue.bias.is_none_or(|b| b.len() == conv.outputs));
@@ -196,8 +217,9 @@ pub fn conv2d_by(
     }
     if let Some(variant) = algorithm.variant() {
         assert!(conv.kernel == 3 && conv.stride == 1, "Winograd's algorithms are for kernel 3, stride 1");
-        return winograd::run(conv, variant, format(precision), x, weight, epilogue, out);
+        return winograd::run(conv, variant, format(precision), x, filters, epilogue, out);
     }
+    let Filters::Stored(weight) = filters else { panic!("packed filters are for Winograd's algorithms") };
     let mut normal = None;
     if let Some(affine) = x.affine {
         let mut buffer = Buffer::stale(x.data.len());

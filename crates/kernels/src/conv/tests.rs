@@ -300,3 +300,54 @@ fn sixteen_bits_at_their_limits() {
         assert!(!run(&x)[(6 + 1) * 2].is_finite(), "{level:?}");
     });
 }
+
+/// Packed filters: in f16 bit for bit the stored ones, which are of that format here; in bytes as far away as rounding to 8 bits is.
+#[test]
+fn packed_filters_are_the_stored_ones() {
+    for conv in [
+        BASE,
+        Conv { height: 1, width: 1, inputs: 1, outputs: 1, ..BASE },
+        Conv { height: 9, width: 4, inputs: 700, outputs: 33, batch: 1, ..BASE },
+    ] {
+        let x = noise(conv.batch * conv.height * conv.width * conv.inputs, 1);
+        // Outputs of very different size.
+        let each = conv.inputs * 9;
+        let w: Vec<f32> = noise(conv.outputs * each, 2)
+            .iter()
+            .enumerate()
+            .map(|(i, v)| half::f16::from_f32(v * (1 << (i / each % 8)) as f32).to_f32())
+            .collect();
+        let weight = Weight::from_f32(&w);
+        let n = conv.batch * conv.out_height() * conv.out_width() * conv.outputs;
+        let run = |precision, filters: Filters| {
+            let mut out = vec![f32::NAN; n];
+            let input = Input { data: &x, affine: None, silu: false };
+            conv2d_by(
+                Algorithm::Winograd4,
+                precision,
+                conv,
+                &input,
+                filters,
+                &Epilogue::default(),
+                &mut out,
+            );
+            out
+        };
+        at_every_level(|level| {
+            let packed = |precision| Packed::new(weight, conv.outputs, conv.inputs, precision);
+            let (half, byte) = (packed(Bf16), packed(Precision::Int8));
+            let stored = run(Bf16, weight.into());
+            assert_eq!(run(Bf16, Filters::Packed(&half)), stored, "{level:?} {conv:?}");
+            assert!(byte.size_bytes() * 5 < half.size_bytes() * 3, "{}", byte.size_bytes());
+            let got = run(Precision::Int8, Filters::Packed(&byte));
+            // Of each output by itself: a small one must not drown in a large one's error.
+            for o in 0..conv.outputs {
+                let of = |all: &[f32]| all.iter().skip(o).step_by(conv.outputs).copied().collect::<Vec<_>>();
+                let apart: f64 = of(&got).iter().zip(of(&stored)).map(|(a, b)| (a - b).powi(2) as f64).sum();
+                let all: f64 = of(&stored).iter().map(|v| v.powi(2) as f64).sum();
+                let error = (apart / all).sqrt();
+                assert!(error < 1.5e-2 && (conv.inputs == 1 || error > 1e-4), "{level:?} {conv:?} {o}: {error:.1e}");
+            }
+        });
+    }
+}

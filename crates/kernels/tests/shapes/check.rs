@@ -155,8 +155,13 @@ fn convolution(draw: &mut Draw) {
     };
     // In 16 bits a difference in the last bit of an input may round another way.
     let close = if precision == Precision::F32 { CLOSE } else { CLOSE_BF16 };
-    at_every_level(&format!("{algorithm:?} {precision:?} {conv:?}"), len, close, |out| {
-        conv::conv2d_by(algorithm, precision, conv, &input, Weight::from_f32(&w), &epilogue, out);
+    let packed = algorithm != Algorithm::Implicit && precision != Precision::F32 && draw.byte() % 2 == 1;
+    at_every_level(&format!("{algorithm:?} {precision:?} {conv:?} {packed}"), len, close, |out| {
+        let weight = Weight::from_f32(&w);
+        // Packed for the level in use.
+        let packed = packed.then(|| conv::Packed::new(weight, conv.outputs, conv.inputs, precision));
+        let filters = packed.as_ref().map_or(weight.into(), conv::Filters::Packed);
+        conv::conv2d_by(algorithm, precision, conv, &input, filters, &epilogue, out);
     });
 }
 
@@ -170,7 +175,8 @@ fn attention(draw: &mut Draw) {
     let mask = draw.numbers(queries);
     let sets: Vec<_> = (0..draw.upto(3))
         .map(|_| {
-            let keys = if causal { queries } else { draw.of(&[1, 4, 77, 150]) * draw.upto(3) };
+            // From 1024 on int8 is by bytes.
+            let keys = if causal { queries } else { draw.of(&[1, 4, 77, 150, 1024]) * draw.upto(3) };
             let (k, v) = (draw.numbers(batch * keys * width), draw.numbers(batch * keys * width));
             (k, v, keys, draw.of(&[1.0, 0.5, -0.3]), draw.maybe(&mask[..]))
         })

@@ -4,7 +4,7 @@ use super::Variant;
 use super::tile::{CHUNK, columns};
 use super::transforms::{Algorithm, F2, F4, MOST};
 use crate::Weight;
-use crate::conv::Conv;
+use crate::conv::{Conv, Filters};
 use crate::lanes::{Lanes, on_lanes};
 use crate::level::level;
 use std::ops::Range;
@@ -15,6 +15,18 @@ pub(super) const TAPS: usize = 9;
 const COLUMNS: usize = 32;
 /// The taps of a chunk of channels for all columns of a panel.
 pub(super) type Taps = [f32; COLUMNS * TAPS * CHUNK];
+/// Room for them.
+pub(super) const NO_TAPS: Taps = [0.0; COLUMNS * TAPS * CHUNK];
+
+impl Filters<'_> {
+    /// See [`taps`].
+    pub(super) fn taps(&self, conv: &Conv, n0: usize, c: usize, stored: &mut Taps, turned: &mut Taps) {
+        match self {
+            Filters::Stored(weight) => taps(*weight, [conv.outputs, conv.inputs], n0, c, stored, turned),
+            Filters::Packed(packed) => packed.taps(n0, c, turned),
+        }
+    }
+}
 
 /// Values between two products in a panel of `chunks` chunks: a row more than they take, so that the products of one
 /// filter do not fall into the same set of the cache.
@@ -25,7 +37,7 @@ pub(super) fn plane(chunks: usize, nr: usize) -> usize {
 /// `u[product][channel][output]` for the outputs from `n0` on and the given channels, zero beyond the true ones.
 pub(super) fn transform(
     variant: Variant,
-    weight: Weight,
+    from: Filters,
     conv: &Conv,
     n0: usize,
     channels: Range<usize>,
@@ -34,25 +46,32 @@ pub(super) fn transform(
 ) {
     let nr = columns(level());
     assert!(u.len() >= plane * variant.products() && plane >= channels.len() * nr);
-    let (mut stored, mut turned) = ([0f32; COLUMNS * TAPS * CHUNK], [0f32; COLUMNS * TAPS * CHUNK]);
+    let (mut stored, mut turned) = (NO_TAPS, NO_TAPS);
     for c in channels.clone().step_by(CHUNK) {
-        taps(weight, conv, n0, c, &mut stored, &mut turned);
+        from.taps(conv, n0, c, &mut stored, &mut turned);
         // SAFETY: `u` has the planes asserted above.
         unsafe { chunk(variant, &turned, u[(c - channels.start) * nr..].as_mut_ptr(), plane) };
     }
 }
 
-/// The filters of the outputs from `n0` on for the chunk of channels at `c`, `[channels · taps][columns]`, zero beyond the true ones.
-/// `stored` is memory to work in.
-pub(super) fn taps(weight: Weight, conv: &Conv, n0: usize, c: usize, stored: &mut Taps, turned: &mut Taps) {
+/// The filters of the outputs from `n0` on for the chunk of channels at `c`, `[channels · taps][columns]`, zero beyond the true
+/// ones. `stored` is memory to work in.
+pub(super) fn taps(
+    weight: Weight,
+    [outputs, inputs]: [usize; 2],
+    n0: usize,
+    c: usize,
+    stored: &mut Taps,
+    turned: &mut Taps,
+) {
     let nr = columns(level());
-    let outputs = nr.min(conv.outputs - n0);
-    let n = CHUNK.min(conv.inputs - c) * TAPS;
-    if outputs < nr || n < CHUNK * TAPS {
+    let here = nr.min(outputs - n0);
+    let n = CHUNK.min(inputs - c) * TAPS;
+    if here < nr || n < CHUNK * TAPS {
         stored.fill(0.0);
     }
-    for (o, row) in stored.chunks_exact_mut(TAPS * CHUNK).enumerate().take(outputs) {
-        let start = ((n0 + o) * conv.inputs + c) * TAPS;
+    for (o, row) in stored.chunks_exact_mut(TAPS * CHUNK).enumerate().take(here) {
+        let start = ((n0 + o) * inputs + c) * TAPS;
         // The next chunk's, which no prefetcher foresees.
         weight.soon(start + n, n);
         weight.widen(start, &mut row[..n]);

@@ -14,17 +14,18 @@
 
 mod filters;
 mod gather;
+mod packed;
 mod sixteen;
 mod tile;
 mod transforms;
 
-use super::{Conv, Epilogue, Input};
-use crate::Weight;
+use super::{Conv, Epilogue, Filters, Input};
 use crate::buffer::Buffer;
 use crate::lanes::{Lanes, on_lanes};
 use crate::level::level;
 use crate::share::{Shared, each};
 use gather::Strip;
+pub use packed::Packed;
 use std::ops::Range;
 use tile::CHUNK;
 use transforms::{Algorithm, F2, F4, MOST};
@@ -195,7 +196,7 @@ pub(super) fn run(
     variant: Variant,
     format: Format,
     x: &Input,
-    weight: Weight,
+    filters: Filters,
     epilogue: &Epilogue,
     out: &mut [f32],
 ) {
@@ -204,7 +205,7 @@ pub(super) fn run(
     let out = Shared::new(out);
     let step = tiling.strips_per_block();
     for first in (0..strips).step_by(step) {
-        block(&tiling, first..(first + step).min(strips), x, weight, epilogue, out);
+        block(&tiling, first..(first + step).min(strips), x, filters, epilogue, out);
     }
 }
 
@@ -227,7 +228,7 @@ struct Left {
 }
 
 /// The strips (rows of tiles) of one block.
-fn block(t: &Tiling, strips: Range<usize>, x: &Input, weight: Weight, epilogue: &Epilogue, out: Shared) {
+fn block(t: &Tiling, strips: Range<usize>, x: &Input, filters: Filters, epilogue: &Epilogue, out: Shared) {
     let tiles = strips.len() * t.wide;
     let row_blocks = tiles.div_ceil(t.mr);
     let left = match t.format {
@@ -247,7 +248,7 @@ fn block(t: &Tiling, strips: Range<usize>, x: &Input, weight: Weight, epilogue: 
         let (task, panel) = (i / panels, i % panels);
         let parts = (task * together..parts.min((task + 1) * together))
             .map(|part| part * per_part..((part + 1) * per_part).min(row_blocks));
-        products(t, strips.start * t.wide, tiles, parts, panel * t.nr, &left, weight, epilogue, out);
+        products(t, strips.start * t.wide, tiles, parts, panel * t.nr, &left, filters, epilogue, out);
     });
 }
 
@@ -323,7 +324,7 @@ fn products(
     parts: impl ExactSizeIterator<Item = Range<usize>>,
     n0: usize,
     left: &Left,
-    weight: Weight,
+    weight: Filters,
     epilogue: &Epilogue,
     out: Shared,
 ) {

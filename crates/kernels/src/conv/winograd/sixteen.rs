@@ -5,11 +5,10 @@
 //! of one output as many as the sums leave room for, 15 at most. Together they are as exact as the definition in bf16.
 //! What sums can reach is bounded by the magnitudes of the filters' taps before they are transformed.
 
-use super::filters::{self, TAPS, Taps};
+use super::filters::{TAPS, Taps};
 use super::tile::{CHUNK, columns};
 use super::transforms::{Algorithm, F2, F4, MOST};
-use super::{Conv, Variant};
-use crate::Weight;
+use super::{Conv, Filters, Variant};
 use crate::buffer::Buffer;
 use crate::lanes::Lanes;
 use crate::level::level;
@@ -241,7 +240,7 @@ unsafe fn chunk_of<V: Words, A: Algorithm>(taps: &Taps, inverses: *const f32, to
 /// `[products][plane]`, and behind them their factors, `[products][outputs]`; zero beyond the true ones.
 pub(super) fn filters(
     variant: Variant,
-    weight: Weight,
+    from: Filters,
     conv: &Conv,
     n0: usize,
     channels: Range<usize>,
@@ -259,7 +258,7 @@ pub(super) fn filters(
     let (all, _) = memory.as_chunks_mut();
     let (stored, all) = all.split_last_mut().expect("at least one");
     for (i, taps) in all.iter_mut().enumerate() {
-        filters::taps(weight, conv, n0, channels.start + i * CHUNK, stored, taps);
+        from.taps(conv, n0, channels.start + i * CHUNK, stored, taps);
     }
     let mut inverses = [0f32; MOST * MOST * 32];
     // SAFETY: there is room for two vectors of each product, and for the words of all chunks, as asserted.
