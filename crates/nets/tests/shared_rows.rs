@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use testkit::fixtures;
 
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
-/// Several register tiles of tokens at the finest level, and sides that halve three times.
-const SIDES: [usize; 2] = [16, 24];
+/// Several register tiles of tokens at the finest level, there enough for attention in bytes, and sides that halve three times.
+const SIDES: [usize; 2] = [32, 40];
 
 fn json(path: &PathBuf) -> serde_json::Value {
     serde_json::from_str(&std::fs::read_to_string(path).expect("a file")).expect("JSON")
