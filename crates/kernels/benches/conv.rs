@@ -107,12 +107,11 @@ fn main() {
             let input = Input { data: &x, affine: None, silu: false };
             let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
             let weight = Weight::F16(&w);
-            let packed = (precision != Precision::F32).then(|| Packed::new(weight, outputs, inputs, precision));
+            let packed =
+                (precision != Precision::F32).then(|| Packed::new(weight, outputs, inputs, precision));
             let filters = packed.as_ref().map_or(weight.into(), Filters::Packed);
             let s = pool.install(|| {
-                best(|| {
-                    conv2d_by(algorithm, precision, conv, &input, filters, &epilogue, &mut out)
-                })
+                best(|| conv2d_by(algorithm, precision, conv, &input, filters, &epilogue, &mut out))
             });
             let mark = if algorithm == choose(&conv) { "*" } else { " " };
             print!(" {:>9.2} ms {:>6.0} Gop/s{mark}", s * 1e3, work / s * 1e-9);

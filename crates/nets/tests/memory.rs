@@ -1,5 +1,6 @@
 //! Estimates of memory against an allocator that counts.
 
+use instantstyle_kernels::buffer;
 use instantstyle_nets::Tensor;
 use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
 use instantstyle_nets::controlnet::{ControlNet, ControlNetConfig};
@@ -25,13 +26,13 @@ fn json(path: PathBuf) -> serde_json::Value {
     value
 }
 
-/// Most bytes that `run` had alive beyond what was there before, on one thread.
+/// Most bytes that `run` had alive beyond what was there before, on one thread: those of buffers, and all others.
 fn peak<T>(run: impl FnOnce() -> T) -> u64 {
-    instantstyle_kernels::buffer::release();
-    let before = ALLOCATOR.current_usage();
+    buffer::release();
+    let before = (ALLOCATOR.current_usage(), buffer::most_bytes());
     ALLOCATOR.reset_peak_usage();
     let result = run();
-    let peak = ALLOCATOR.peak_usage() - before;
+    let peak = ALLOCATOR.peak_usage() - before.0 + buffer::most_bytes() - before.1;
     drop(result);
     peak as u64
 }

@@ -206,19 +206,7 @@ impl Work {
             }
             // SAFETY: keys and values are as long as asserted, panels and lanes as they were made.
             unsafe {
-                attend(
-                    dim,
-                    keys.n,
-                    first,
-                    seen,
-                    keys.k,
-                    keys.v,
-                    q,
-                    scores,
-                    sum,
-                    most,
-                    total,
-                );
+                attend(dim, keys.n, first, seen, keys.k, keys.v, q, scores, sum, most, total);
             }
         }
     }

@@ -244,8 +244,7 @@ fn pack(shape: &Queries, form: Form, set: &KeySet) -> Packed {
             }
             Form::Int8 => {
                 // SAFETY: as above.
-                let (k_factor, v_factors) =
-                    unsafe { (k_factors.part(i, 1), v_factors.part(i * dim, dim)) };
+                let (k_factor, v_factors) = unsafe { (k_factors.part(i, 1), v_factors.part(i * dim, dim)) };
                 k_factor[0] = eight::pack_keys(k, width, n, dim, &means[head * dim..][..dim], to_k);
                 eight::pack_values(v, width, n, dim, to_v, v_factors);
             }

@@ -162,8 +162,7 @@ fn short_sets_are_bf16_in_int8() {
     let _fixed_level = crate::gemm::tests::fixed_level();
     let (q, k, v) = (noise(50 * 8, 1), noise(LONG * 8, 2), noise(LONG * 8, 3));
     let run = |precision, lengths: &[usize]| {
-        let shape =
-            Queries { batch: 1, heads: 1, dim: 8, queries: 50, scale: 0.3, causal: false, precision };
+        let shape = Queries { batch: 1, heads: 1, dim: 8, queries: 50, scale: 0.3, causal: false, precision };
         let set = |n: &usize| KeySet { k: &k[..n * 8], v: &v[..n * 8], keys: *n, weight: 1.0, mask: None };
         let mut out = vec![f32::NAN; q.len()];
         attention_over(&shape, &q, &lengths.iter().map(set).collect::<Vec<_>>(), &mut out);
@@ -179,15 +178,8 @@ fn short_sets_are_bf16_in_int8() {
 #[test]
 fn int8_keeps_what_is_not_a_number() {
     let n = LONG * 8;
-    let shape = Queries {
-        batch: 1,
-        heads: 1,
-        dim: 8,
-        queries: LONG,
-        scale: 0.3,
-        causal: false,
-        precision: Int8,
-    };
+    let shape =
+        Queries { batch: 1, heads: 1, dim: 8, queries: LONG, scale: 0.3, causal: false, precision: Int8 };
     at_every_level(|level| {
         for bad in [f32::NAN, f32::INFINITY] {
             for operand in 0..3 {

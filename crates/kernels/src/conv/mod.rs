@@ -105,7 +105,14 @@ pub fn conv2d(
     out: &mut [f32],
 ) {
     let input = Input { data: x, affine: None, silu: false };
-    conv2d_fused(conv, Precision::F32, &input, weight.into(), &Epilogue { bias, residual, picture: None }, out);
+    conv2d_fused(
+        conv,
+        Precision::F32,
+        &input,
+        weight.into(),
+        &Epilogue { bias, residual, picture: None },
+        out,
+    );
 }
 
 /// The weight of a convolution.

@@ -322,15 +322,7 @@ fn packed_filters_are_the_stored_ones() {
         let run = |precision, filters: Filters| {
             let mut out = vec![f32::NAN; n];
             let input = Input { data: &x, affine: None, silu: false };
-            conv2d_by(
-                Algorithm::Winograd4,
-                precision,
-                conv,
-                &input,
-                filters,
-                &Epilogue::default(),
-                &mut out,
-            );
+            conv2d_by(Algorithm::Winograd4, precision, conv, &input, filters, &Epilogue::default(), &mut out);
             out
         };
         at_every_level(|level| {
@@ -346,7 +338,10 @@ fn packed_filters_are_the_stored_ones() {
                 let apart: f64 = of(&got).iter().zip(of(&stored)).map(|(a, b)| (a - b).powi(2) as f64).sum();
                 let all: f64 = of(&stored).iter().map(|v| v.powi(2) as f64).sum();
                 let error = (apart / all).sqrt();
-                assert!(error < 1.5e-2 && (conv.inputs == 1 || error > 1e-4), "{level:?} {conv:?} {o}: {error:.1e}");
+                assert!(
+                    error < 1.5e-2 && (conv.inputs == 1 || error > 1e-4),
+                    "{level:?} {conv:?} {o}: {error:.1e}"
+                );
             }
         });
     }

@@ -16,7 +16,9 @@ const COLUMNS: usize = 32;
 /// The taps of a chunk of channels for all columns of a panel.
 pub(super) type Taps = [f32; COLUMNS * TAPS * CHUNK];
 /// Room for them.
-pub(super) const NO_TAPS: Taps = [0.0; COLUMNS * TAPS * CHUNK];
+pub(super) fn no_taps() -> Taps {
+    [0.0; COLUMNS * TAPS * CHUNK]
+}
 
 impl Filters<'_> {
     /// See [`taps`].
@@ -46,7 +48,7 @@ pub(super) fn transform(
 ) {
     let nr = columns(level());
     assert!(u.len() >= plane * variant.products() && plane >= channels.len() * nr);
-    let (mut stored, mut turned) = (NO_TAPS, NO_TAPS);
+    let (mut stored, mut turned) = (no_taps(), no_taps());
     for c in channels.clone().step_by(CHUNK) {
         from.taps(conv, n0, c, &mut stored, &mut turned);
         // SAFETY: `u` has the planes asserted above.

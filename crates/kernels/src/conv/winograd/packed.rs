@@ -39,7 +39,7 @@ impl Packed {
         packed.words = fresh(panels * chunks * size);
         let words = Shared::new(&mut packed.words);
         each(panels, |panel| {
-            let (mut stored, mut turned) = (filters::NO_TAPS, filters::NO_TAPS);
+            let (mut stored, mut turned) = (filters::no_taps(), filters::no_taps());
             for chunk in 0..chunks {
                 filters::taps(weight, [outputs, inputs], panel * nr, chunk * CHUNK, &mut stored, &mut turned);
                 let from = &turned[..CHUNK * TAPS * nr];
