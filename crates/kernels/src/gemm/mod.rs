@@ -25,7 +25,7 @@ pub use packed::Packed;
 
 use crate::Weight;
 use crate::level::{self, Level, level};
-use crate::share::{Shared, each};
+use crate::share::{Shared, each, soon};
 use pack::{Bf16Rows, Int8Rows, WeightRows};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -447,6 +447,9 @@ fn serial<L: Left, R: Right>(
                         if last {
                             for r in mt..mt + tall {
                                 out.soon(r * stride + start, width);
+                                if let Some(residual) = epilogue.residual {
+                                    soon(residual, r * stride + start, width);
+                                }
                             }
                         }
                         // SAFETY: the level was detected on this machine.

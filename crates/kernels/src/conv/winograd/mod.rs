@@ -23,7 +23,7 @@ use super::{Conv, Epilogue, Filters, Input};
 use crate::buffer::Buffer;
 use crate::lanes::{Lanes, on_lanes};
 use crate::level::level;
-use crate::share::{Shared, each};
+use crate::share::{Shared, each, soon};
 use gather::Strip;
 pub use packed::Packed;
 use std::ops::Range;
@@ -396,6 +396,7 @@ fn finish(t: &Tiling, first_tile: usize, sums: &[f32], n0: usize, epilogue: &Epi
             n0,
             columns: t.nr.min(t.conv.outputs - n0),
         };
+        place.soon(&finish, out);
         // SAFETY: these output channels of this tile's pixels are this task's alone.
         unsafe { output(t.variant, sums, &place, &finish, out) };
     }
@@ -414,6 +415,21 @@ struct Place {
     outputs: usize,
     n0: usize,
     columns: usize,
+}
+
+impl Place {
+    /// Tells the processor that the outputs will be written soon, and what is added to them read.
+    fn soon(&self, finish: &Epilogue, out: Shared) {
+        for y in 0..self.high {
+            for x in 0..self.wide {
+                let at = (self.pixel + y * self.width + x) * self.outputs + self.n0;
+                out.soon(at, self.columns);
+                if let Some(residual) = finish.residual {
+                    soon(residual, at, self.columns);
+                }
+            }
+        }
+    }
 }
 
 on_lanes! {
