@@ -18,6 +18,8 @@ pub(crate) trait Words: Lanes {
     fn pair_bf16(self, high: Self) -> Self;
     /// Rounds to the nearest whole number, ties to even, which must fit into i16: `self` becomes the lower half of each word.
     fn pair_i16(self, high: Self) -> Self;
+    /// The difference of the bits of i32.
+    fn sub_whole(self, other: Self) -> Self;
     /// From the bits of i32 to the nearest f32.
     fn whole_to_f32(self) -> Self;
     /// Magnitudes.
@@ -105,6 +107,14 @@ impl Words for Portable {
         out
     }
     #[inline(always)]
+    fn sub_whole(self, other: Self) -> Self {
+        let mut out = self;
+        for (o, v) in out.0.iter_mut().zip(other.0) {
+            *o = f32::from_bits(o.to_bits().wrapping_sub(v.to_bits()));
+        }
+        out
+    }
+    #[inline(always)]
     fn whole_to_f32(self) -> Self {
         let mut out = self;
         for o in &mut out.0 {
@@ -137,7 +147,7 @@ mod x86 {
 
     /// What the two share, by the names of their instructions.
     macro_rules! common {
-        ($from:ident $to:ident $set:ident $add:ident $and:ident $or:ident $shift:ident $left:ident $whole:ident $wide:ident) => {
+        ($from:ident $to:ident $set:ident $add:ident $sub:ident $and:ident $or:ident $shift:ident $left:ident $whole:ident $wide:ident) => {
             #[inline(always)]
             fn pair_bf16(self, high: Self) -> Self {
                 // SAFETY: a vector exists, so the machine has the level.
@@ -166,6 +176,11 @@ mod x86 {
                 }
             }
             #[inline(always)]
+            fn sub_whole(self, other: Self) -> Self {
+                // SAFETY: as above.
+                Self(unsafe { $to($sub($from(self.0), $from(other.0))) })
+            }
+            #[inline(always)]
             fn whole_to_f32(self) -> Self {
                 // SAFETY: as above.
                 Self(unsafe { $wide($from(self.0)) })
@@ -179,7 +194,7 @@ mod x86 {
     }
 
     impl Words for Avx2 {
-        common!(_mm256_castps_si256 _mm256_castsi256_ps _mm256_set1_epi32 _mm256_add_epi32 _mm256_and_si256
+        common!(_mm256_castps_si256 _mm256_castsi256_ps _mm256_set1_epi32 _mm256_add_epi32 _mm256_sub_epi32 _mm256_and_si256
             _mm256_or_si256 _mm256_srli_epi32 _mm256_slli_epi32 _mm256_cvtps_epi32 _mm256_cvtepi32_ps);
 
         #[inline(always)]
@@ -228,7 +243,7 @@ mod x86 {
     }
 
     impl<const NARROW: bool> Words for Avx512<NARROW> {
-        common!(_mm512_castps_si512 _mm512_castsi512_ps _mm512_set1_epi32 _mm512_add_epi32 _mm512_and_si512
+        common!(_mm512_castps_si512 _mm512_castsi512_ps _mm512_set1_epi32 _mm512_add_epi32 _mm512_sub_epi32 _mm512_and_si512
             _mm512_or_si512 _mm512_srli_epi32 _mm512_slli_epi32 _mm512_cvtps_epi32 _mm512_cvtepi32_ps);
 
         #[inline(always)]
@@ -354,7 +369,7 @@ mod tests {
                 c.dot_bf16(a.pair_bf16(b), b.pair_bf16(c)).store(out[2][i..].as_mut_ptr());
                 let sum = a.same(f32::from_bits(7)).dot_i16(ka.pair_i16(kb), kb.pair_i16(ka));
                 sum.store(out[3][i..].as_mut_ptr());
-                sum.whole_to_f32().abs().store(out[4][i..].as_mut_ptr());
+                sum.sub_whole(a.same(f32::from_bits(7))).whole_to_f32().abs().store(out[4][i..].as_mut_ptr());
                 ka.store_i16(whole[i..].as_mut_ptr());
                 let [ba, bb, bc] = [a, b, c].map(|v| v.abs().mul(k.same(255.0)));
                 let word = ba.quad_u8(bb, bc, k.same(255.0));
@@ -385,7 +400,7 @@ mod tests {
                 assert_eq!(whole[i] as i32, wa, "{level:?}");
                 let sum = 7 + 2 * wa * wb;
                 assert_eq!(out[3][i].to_bits() as i32, sum, "{level:?}");
-                assert_eq!(out[4][i], (sum as f32).abs(), "{level:?}");
+                assert_eq!(out[4][i], ((sum - 7) as f32).abs(), "{level:?}");
                 let [ba, bb, bc] = [a[i], b[i], c[i]].map(|v| (v.abs() * 255.0).round_ties_even() as u8);
                 assert_eq!(out[5][i].to_bits().to_le_bytes(), [ba, bb, bc, 255], "{level:?}");
                 let dot: i32 = [ba, bb, bc, 255].iter().map(|v| *v as i32 * (*v as i8 as i32)).sum();

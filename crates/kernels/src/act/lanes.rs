@@ -1,5 +1,6 @@
 //! Exponentials of whole vectors.
 
+use super::{ERF, ERF_SATURATED};
 use crate::lanes::{Lanes, ROUND};
 
 /// 2ˣ with a relative error below 1.5 ulp for x in -126..127; 2⁻¹²⁶ or less below, undefined above.
@@ -29,7 +30,9 @@ pub(crate) fn exp2_short_lanes<V: Lanes>(x: V) -> V {
     p.scale_by(whole)
 }
 
-/// eˣ with a relative error below 2 ulp for x in -87..88, clamped outside: [`super::exp`] for vectors.
+/// eˣ with a relative error below 2 ulp for x in -87..88, clamped outside.
+///
+/// Range reduction by ln 2 in two parts and a polynomial of degree 5: S. Moshier, Cephes `expf.c`.
 #[inline(always)]
 fn exp_lanes<V: Lanes>(x: V) -> V {
     let x = x.max(x.same(-87.0)).min(x.same(88.0));
@@ -50,6 +53,30 @@ pub(crate) fn silu_lanes<V: Lanes>(x: V) -> V {
     x.div(exp_lanes(x.same(0.0).sub(x)).add(x.same(1.0)))
 }
 
+/// x · σ(1.702 x).
+#[inline(always)]
+pub(crate) fn quick_gelu_lanes<V: Lanes>(x: V) -> V {
+    x.div(exp_lanes(x.mul(x.same(-1.702))).add(x.same(1.0)))
+}
+
+/// x · Φ(x), see [`super::ERF`].
+#[inline(always)]
+pub(crate) fn gelu_lanes<V: Lanes>(x: V) -> V {
+    let t = x.mul(x.same(std::f32::consts::FRAC_1_SQRT_2));
+    let s = t.mul(t).min(t.same(ERF_SATURATED * ERF_SATURATED));
+    let ([first_p, rest_p @ ..], [first_q, rest_q @ ..]) = ERF;
+    let (mut p, mut q) = (x.same(first_p), x.same(first_q));
+    for c in rest_p {
+        p = p.mul_add(s, x.same(c));
+    }
+    for c in rest_q {
+        q = q.mul_add(s, x.same(c));
+    }
+    // Beyond saturation the quotient stays, so that the product passes 1.
+    let erf = t.mul(p).div(q).max(x.same(-1.0)).min(x.same(1.0));
+    x.mul(x.same(0.5)).mul(erf.add(x.same(1.0)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,11 +86,11 @@ mod tests {
     on_lanes! {
         /// # Safety
         /// None beyond the level's.
-        fn powers(x: &[f32; 16], out: &mut [[f32; 16]; 4]) = powers_on
+        fn powers(x: &[f32; 16], out: &mut [[f32; 16]; 6]) = powers_on
     }
 
     #[inline(always)]
-    unsafe fn powers_on<V: Lanes>(x: &[f32; 16], out: &mut [[f32; 16]; 4]) {
+    unsafe fn powers_on<V: Lanes>(x: &[f32; 16], out: &mut [[f32; 16]; 6]) {
         for i in (0..16).step_by(V::WIDTH) {
             // SAFETY: 16 is a multiple of every width.
             unsafe {
@@ -72,6 +99,8 @@ mod tests {
                 exp_lanes(x).store(out[1].as_mut_ptr().add(i));
                 silu_lanes(x).store(out[2].as_mut_ptr().add(i));
                 exp2_short_lanes(x).store(out[3].as_mut_ptr().add(i));
+                gelu_lanes(x).store(out[4].as_mut_ptr().add(i));
+                quick_gelu_lanes(x).store(out[5].as_mut_ptr().add(i));
             }
         }
     }
@@ -82,7 +111,7 @@ mod tests {
             let mut worst = [0f64; 4];
             for i in 0..16_000 {
                 let x = std::array::from_fn(|l| (i as f32 - 8000.0) * 1.07e-2 + l as f32 * 6.9e-4);
-                let mut got = [[0f32; 16]; 4];
+                let mut got = [[0f32; 16]; 6];
                 // SAFETY: the level is chosen from those that were detected.
                 unsafe { powers(&x, &mut got) };
                 for (l, x) in x.iter().map(|x| *x as f64).enumerate() {
@@ -99,7 +128,13 @@ mod tests {
                 "{level:?} {worst:?}"
             );
         });
-        let mut got = [[0f32; 16]; 4];
+        at_every_level(|level| {
+            let mut got = [[0f32; 16]; 6];
+            // SAFETY: as above.
+            unsafe { powers(&[f32::NAN; 16], &mut got) };
+            assert!([2, 4, 5].iter().all(|k| got[*k].iter().all(|v| v.is_nan())), "{level:?} {got:?}");
+        });
+        let mut got = [[0f32; 16]; 6];
         // SAFETY: as above.
         unsafe { powers(&[-1e30; 16], &mut got) };
         for two in [got[0], got[3]] {

@@ -1,8 +1,9 @@
 //! What happens to the finished sums of a tile on their way to the output.
 
-use crate::act::{Activation, gelu_of, quick_gelu_of, silu_of};
-use crate::level::per_level;
+use crate::act::{self, Activation, gelu_lanes};
+use crate::lanes::Lanes;
 use crate::share::Shared;
+use crate::words::{Words, on_words};
 
 /// A function of the sums, after the bias and before the residual.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,81 +48,96 @@ pub(super) struct Tile<'a> {
     pub out: Shared<'a>,
 }
 
-/// Columns finished at a time: one vector of AVX-512. By value, so that the compiler keeps them in registers.
-const LANES: usize = 16;
-type Lanes = [f32; LANES];
-
-/// `LANES` values from `start` on; the last ones, beyond the end, are 0.
+/// The columns from `start` on; the last ones, beyond the end, are 0.
+///
+/// # Safety
+/// The machine must have the level.
 #[inline(always)]
-fn load<T: Copy + Default>(x: &[T], start: usize) -> [T; LANES] {
-    match x[start..].first_chunk() {
-        Some(whole) => *whole,
-        None => {
-            let mut lanes = [T::default(); LANES];
-            lanes.iter_mut().zip(&x[start..]).for_each(|(l, x)| *l = *x);
-            lanes
+unsafe fn columns<V: Lanes>(x: &[f32], start: usize) -> V {
+    let x = x.get(start..).unwrap_or(&[]);
+    // SAFETY: what is read is there; the caller promises the level.
+    unsafe {
+        if x.len() >= V::WIDTH {
+            return V::load(x.as_ptr());
         }
+        let mut some = [0f32; WIDEST];
+        some[..x.len()].copy_from_slice(x);
+        V::load(some.as_ptr())
     }
 }
 
-/// Not `array::map`: what it calls does not inherit the instruction set, and each `mul_add` would become a call.
-#[inline(always)]
-fn map(mut x: Lanes, f: impl Fn(f32) -> f32) -> Lanes {
-    x.iter_mut().for_each(|x| *x = f(*x));
-    x
-}
+/// Values of the widest vector.
+const WIDEST: usize = 16;
 
-#[inline(always)]
-fn add(mut x: Lanes, y: Lanes) -> Lanes {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
-    x
-}
-
-/// Sums of the columns from `start` on, from bits of i32 to numbers where they are quantised, and the bias.
-#[inline(always)]
-fn biased(mut x: Lanes, epilogue: &Epilogue, factor: f32, start: usize) -> Lanes {
-    if let Some((factors, zeros)) = epilogue.columns {
-        let (factors, zeros) = (load(factors, start), load(zeros, start));
-        for i in 0..LANES {
-            x[i] = (x[i].to_bits() as i32).wrapping_sub(zeros[i]) as f32 * (factors[i] * factor);
-        }
-    }
-    match epilogue.bias {
-        Some(bias) => add(x, load(bias, start)),
-        None => x,
-    }
-}
-
-per_level! {
+on_words! {
     /// Finishes a tile and writes it.
-    pub(super) fn finish(epilogue: &Epilogue, tile: &Tile) {
-        let &Tile { sums, nr, factors, row, column, width, stride, out } = tile;
+    ///
+    /// # Safety
+    /// The tile's part of the output must be the caller's alone.
+    pub(super) fn finish(epilogue: &Epilogue, tile: &Tile) = finish_on
+}
+
+#[inline(always)]
+unsafe fn finish_on<V: Words>(epilogue: &Epilogue, tile: &Tile) {
+    let &Tile { sums, nr, factors, row, column, width, stride, out } = tile;
+    let gate = epilogue.then == Then::Gate;
+    assert!(
+        nr == 2 * V::WIDTH && width <= if gate { V::WIDTH } else { nr } && factors.len() * nr >= sums.len()
+    );
+    // Two vectors of columns, or one of values and one of their gates.
+    let at = [column, column + if gate { stride } else { V::WIDTH }];
+    // SAFETY: what is read of sums and columns is there; the rest is the caller's promise.
+    unsafe {
+        let zero = V::splat(0.0);
+        let (mut by, mut zeros, mut bias) = ([zero; 2], [zero; 2], [zero; 2]);
+        for i in 0..2 {
+            if let Some((factors, sums)) = epilogue.columns {
+                by[i] = columns(factors, at[i]);
+                zeros[i] = columns(bits(sums), at[i]);
+            }
+            if let Some(all) = epilogue.bias {
+                bias[i] = columns(all, at[i]);
+            }
+        }
         for (r, sums) in sums.chunks_exact(nr).enumerate() {
-            let at = (row + r) * stride + column;
-            let factor = factors[r];
-            // SAFETY: nobody else uses this part of the output.
-            let out = unsafe { out.part(at, width) };
-            for c in (0..width).step_by(LANES) {
-                let mut x = biased(load(sums, c), epilogue, factor, column + c);
-                match epilogue.then {
-                    Then::Keep => {}
-                    Then::Activate(Activation::Silu) => x = map(x, silu_of),
-                    Then::Activate(Activation::Gelu) => x = map(x, gelu_of),
-                    Then::Activate(Activation::QuickGelu) => x = map(x, quick_gelu_of),
-                    Then::Gate => {
-                        let gates = biased(load(sums, nr / 2 + c), epilogue, factor, column + stride + c);
-                        let gates = map(gates, gelu_of);
-                        x.iter_mut().zip(gates).for_each(|(x, gate)| *x *= gate);
-                    }
+            let mut x = [V::load(sums.as_ptr()), V::load(sums.as_ptr().add(V::WIDTH))];
+            if epilogue.columns.is_some() {
+                let factor = V::splat(factors[r]);
+                for i in 0..2 {
+                    x[i] = x[i].sub_whole(zeros[i]).whole_to_f32().mul(by[i].mul(factor));
                 }
-                if let Some(residual) = epilogue.residual {
-                    x = add(x, load(&residual[..at + width], at + c));
+            }
+            if epilogue.bias.is_some() {
+                x = [x[0].add(bias[0]), x[1].add(bias[1])];
+            }
+            match epilogue.then {
+                Then::Keep => {}
+                Then::Activate(activation) => x = [act::of(activation, x[0]), act::of(activation, x[1])],
+                Then::Gate => x[0] = x[0].mul(gelu_lanes(x[1])),
+            }
+            let start = (row + r) * stride + column;
+            // The output's part is nobody else's.
+            let out = out.part(start, width);
+            let residual = epilogue.residual.map(|all| &all[start..start + width]);
+            for (i, out) in out.chunks_mut(V::WIDTH).enumerate() {
+                let mut x = x[i];
+                if let Some(residual) = residual {
+                    x = x.add(columns(residual, i * V::WIDTH));
                 }
-                match out[c..].first_chunk_mut() {
-                    Some(out) => *out = x,
-                    None => out[c..].iter_mut().zip(x).for_each(|(o, x)| *o = x),
+                if out.len() == V::WIDTH {
+                    x.store(out.as_mut_ptr());
+                } else {
+                    let mut all = [0f32; WIDEST];
+                    x.store(all.as_mut_ptr());
+                    out.copy_from_slice(&all[..out.len()]);
                 }
             }
         }
     }
+}
+
+/// Whole numbers as the f32 that have their bits.
+fn bits(whole: &[i32]) -> &[f32] {
+    // SAFETY: the types are alike in size and alignment, and all bits are values of both.
+    unsafe { std::slice::from_raw_parts(whole.as_ptr().cast(), whole.len()) }
 }

@@ -455,10 +455,11 @@ fn serial<L: Left, R: Right>(
                         // SAFETY: the level was detected on this machine.
                         unsafe { micro(tall, kc, block, panel, tile, kb > 0) };
                         if last {
-                            // This task alone writes rows × cols of the output.
                             let factors = &factors[mt - m0..];
                             let (sums, row, column) = (tile, mt, start);
-                            finish(&epilogue, &Tile { sums, nr, factors, row, column, width, stride, out });
+                            let tile = Tile { sums, nr, factors, row, column, width, stride, out };
+                            // SAFETY: this task alone writes rows × cols of the output.
+                            unsafe { finish(&epilogue, &tile) };
                         }
                     }
                 }
