@@ -204,18 +204,54 @@ fn transposed(r: [__m512; 16]) -> [__m512; 16] {
 ///
 /// # Safety
 /// The machine must have AVX-512 F.
-#[target_feature(enable = "avx512f")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn interleave(rows: &[&[f32]], stride: usize, at: usize, out: &mut [f32]) {
-    let (height, words) = (rows.len(), rows.first().map_or(0, |r| r.len()));
-    assert!(height <= 16 && rows.iter().all(|r| r.len() == words));
+    let words = rows.first().map_or(0, |r| r.len());
+    assert!(rows.iter().all(|r| r.len() == words));
+    let starts = rows.iter().map(|r| r.as_ptr().cast());
+    // SAFETY: each row has as many words.
+    unsafe { interleave_rows::<false>(starts, words, stride, at, out) }
+}
+
+/// The same of rows of f16, which are widened.
+///
+/// # Safety
+/// The machine must have AVX-512 F, BW and VL.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn interleave_f16(rows: &[&[u8]], stride: usize, at: usize, out: &mut [f32]) {
+    let bytes = rows.first().map_or(0, |r| r.len());
+    assert!(rows.iter().all(|r| r.len() == bytes));
+    // SAFETY: each row has as many halves.
+    unsafe { interleave_rows::<true>(rows.iter().map(|r| r.as_ptr()), bytes / 2, stride, at, out) }
+}
+
+/// # Safety
+/// Each row must have `words` values, of f16 if `HALF`, else of f32; the machine must have the features.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn interleave_rows<const HALF: bool>(
+    rows: impl ExactSizeIterator<Item = *const u8> + Clone,
+    words: usize,
+    stride: usize,
+    at: usize,
+    out: &mut [f32],
+) {
+    let height = rows.len();
+    assert!(height <= 16);
     assert!(at + height <= stride && (words == 0 || out.len() >= (words - 1) * stride + at + height));
     let some = ((1u32 << height) - 1) as u16;
     for w0 in (0..words).step_by(16) {
         let here = ((1u32 << (words - w0).min(16)) - 1) as u16;
         let mut r = [_mm512_setzero_ps(); 16];
-        for (r, row) in r.iter_mut().zip(rows) {
+        for (r, row) in r.iter_mut().zip(rows.clone()) {
             // SAFETY: the mask leaves out what is beyond the row.
-            *r = unsafe { _mm512_maskz_loadu_ps(here, row.as_ptr().add(w0)) };
+            *r = unsafe {
+                if HALF {
+                    _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(here, row.cast::<i16>().add(w0)))
+                } else {
+                    _mm512_maskz_loadu_ps(here, row.cast::<f32>().add(w0))
+                }
+            };
         }
         let columns = transposed(r);
         for (i, v) in columns.iter().enumerate().take(words - w0) {

@@ -9,6 +9,7 @@ use crate::level::per_level;
 use crate::level::{Level, level};
 use crate::share::soon;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// Rows interleaved at a time.
 const ROWS: usize = 16;
@@ -281,12 +282,40 @@ impl WeightRows<'_> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl WeightRows<'_> {
+    /// Rows of f16 to f32, without a copy in between.
+    fn pack_f16(&self, all: &[u8], part: Range<usize>, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
+        let none = if self.gated.is_some() { vec![0; 2 * part.len()] } else { Vec::new() };
+        for r0 in (0..cols).step_by(ROWS) {
+            let mut rows = [&none[..]; ROWS];
+            let rows = &mut rows[..ROWS.min(cols - r0)];
+            for (i, row) in rows.iter_mut().enumerate() {
+                // The row that comes sixteen later, maybe in the next panel, is fetched meanwhile.
+                let later = r0 + i + ROWS;
+                if let Some(n) = self.row(n0 + later / nr * nr, later % nr, nr) {
+                    self.weight.soon(n * self.k + part.start, part.len());
+                }
+                if let Some(n) = self.row(n0, r0 + i, nr) {
+                    *row = &all[2 * (n * self.k + part.start)..2 * (n * self.k + part.end)];
+                }
+            }
+            // SAFETY: the level was detected on this machine.
+            unsafe { super::avx512::interleave_f16(rows, nr, r0, out) };
+        }
+    }
+}
+
 impl Right for WeightRows<'_> {
     fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
         let per = self.precision.per_word();
         let deep = depth(self.k.div_ceil(per)) * per;
         let k0 = kb * deep;
         let kc = deep.min(self.k - k0);
+        #[cfg(target_arch = "x86_64")]
+        if let (Precision::F32, Weight::F16(all), Level::Avx512) = (self.precision, self.weight, level()) {
+            return self.pack_f16(all, k0..k0 + kc, n0, cols, nr, out);
+        }
         interleave_made(cols, kc.div_ceil(per), nr, out, |c, row| {
             // The row that comes sixteen later, maybe in the next panel, is fetched meanwhile.
             let later = c + ROWS;
