@@ -107,8 +107,8 @@ fn main() {
             let input = Input { data: &x, affine: None, silu: false };
             let epilogue = Epilogue { bias: Some(&bias), ..Epilogue::default() };
             let weight = Weight::F16(&w);
-            let packed =
-                (precision != Precision::F32).then(|| Packed::new(weight, outputs, inputs, precision));
+            let packed = (precision != Precision::F32)
+                .then(|| Packed::new(algorithm, weight, outputs, inputs, 3, precision));
             let filters = packed.as_ref().map_or(weight.into(), Filters::Packed);
             let s = pool.install(|| {
                 best(|| conv2d_by(algorithm, precision, conv, &input, filters, &epilogue, &mut out))

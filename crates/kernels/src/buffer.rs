@@ -234,7 +234,7 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Gives back what lies unused, e.g. between the denoising of a picture and its decoding.
+/// Gives back what lies unused: for programs that do other things between pictures.
 pub fn release() {
     let mut places = places();
     let unused = places.unused();

@@ -100,7 +100,7 @@ pub(crate) fn products(a: &Tensor, b: &Tensor) -> Tensor {
 }
 
 /// Square convolution over `[batch, height, width, channels]`. In f32 the weights stay as they are stored; in bf16 and int8
-/// filters for Winograd's algorithms are packed when they are first used, and the pages of their file given back.
+/// they are packed when they are first used, and the pages of their file given back. A layer has one stride.
 #[derive(Clone)]
 pub struct Conv2d {
     weight: Stored,
@@ -206,11 +206,12 @@ impl Conv2d {
         let affine = around.norm.map(|norm| norm.affine(x));
         let input = conv::Input { data: x.data(), affine: affine.as_ref(), silu: affine.is_some() };
         let epilogue = conv::Epilogue { bias: self.bias.as_deref(), picture: around.picture, residual };
-        let stored = self.precision == Precision::F32 || conv::choose(&shape) == conv::Algorithm::Implicit;
-        let filters = match stored {
-            true => conv::Filters::Stored(weight),
-            false => conv::Filters::Packed(self.packed.get_or_init(|| {
-                let packed = conv::Packed::new(weight, self.outputs, self.inputs, self.precision);
+        let filters = match self.precision {
+            Precision::F32 => conv::Filters::Stored(weight),
+            precision => conv::Filters::Packed(self.packed.get_or_init(|| {
+                let (outputs, kernel) = (self.outputs, self.kernel);
+                let packed =
+                    conv::Packed::new(conv::choose(&shape), weight, outputs, inputs, kernel, precision);
                 self.weight.release();
                 packed
             })),

@@ -338,22 +338,29 @@ fn packed_bytes(weights: &Weights, precision: Precision) -> (u64, u64) {
         Precision::Bf16 => 2,
         Precision::Int8 => 1,
     };
-    // The embeddings of time and sizes stay in f32 as they are stored, and so do strided and very small filters.
+    // The embeddings of time and sizes, and what looks at a control picture, stay in f32 as they are stored.
     let stays = |key: &str| {
-        ["time_emb", "add_embedding", "cond_proj", "downsamplers"].iter().any(|part| key.contains(part))
+        ["time_emb", "add_embedding", "cond_proj", "controlnet_cond_embedding"]
+            .iter()
+            .any(|part| key.contains(part))
     };
-    let packed = weights.iter().filter(|(key, _)| !stays(key)).filter_map(|(_, t)| match *t.shape() {
-        [_, _] | [_, _, 1, 1] => Some((t, 0)),
-        // A factor of four bytes for the taps of 16 channels.
-        [outputs, inputs, 3, 3] if inputs >= 16 => Some((
-            t,
-            if precision == Precision::Int8 { (outputs * inputs.div_ceil(16) * 4) as u64 } else { 0 },
-        )),
-        _ => None,
+    let packed = weights.iter().filter(|(key, _)| !stays(key)).filter_map(|(key, t)| {
+        let values = t.len() as u64;
+        let bytes = match *t.shape() {
+            [_, _] | [_, _, 1, 1] => values * per_value,
+            // In bytes with a factor of four for the taps of 16 channels; strided and very small ones are bf16.
+            [outputs, inputs, 3, 3] if inputs >= 16 && !key.contains("downsamplers") => {
+                let factors =
+                    if precision == Precision::Int8 { outputs * inputs.div_ceil(16) * 4 } else { 0 };
+                values * per_value + factors as u64
+            }
+            [_, _, _, _] => values * 2,
+            _ => return None,
+        };
+        Some((t, bytes))
     });
-    packed.fold((0, 0), |(released, packed), (t, factors)| {
-        let bytes = if t.is_mapped() { t.bytes().len() as u64 } else { 0 };
-        (released + bytes, packed + t.len() as u64 * per_value + factors)
+    packed.fold((0, 0), |(released, all), (t, bytes)| {
+        (released + if t.is_mapped() { t.bytes().len() as u64 } else { 0 }, all + bytes)
     })
 }
 

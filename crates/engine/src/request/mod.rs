@@ -43,7 +43,7 @@ pub const PRECISIONS: &[(&str, Precision, &str)] = &[
     (
         "int8",
         Precision::Int8,
-        "operands of the UNet's matrix products in 8 bits, each row with a factor, the rest as in bf16",
+        "operands of the UNet's matrix products and long self-attention in 8 bits, its filters stored in 8, the rest as in bf16",
     ),
 ];
 

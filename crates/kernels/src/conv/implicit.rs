@@ -1,10 +1,10 @@
 //! Convolution as an implicit matrix product: the patches are gathered while the left operand is packed, so no im2col
 //! buffer exists.
 
-use super::Conv;
+use super::{Conv, Filters};
 use crate::Weight;
 use crate::buffer::Buffer;
-use crate::gemm::{Blocks, Epilogue, Left, Precision, Right, pair, run};
+use crate::gemm::{Blocks, Epilogue, Left, Panels, Precision, Right, pair, run};
 
 /// Words of channels per block of the shared dimension for a 3×3 kernel: 9 · 32 taps, close to the depth of [`crate::gemm`].
 const WORDS: usize = 32;
@@ -113,28 +113,70 @@ impl<T: Right> Right for Paired<'_, T> {
     }
 }
 
+/// Channels per block, and the values of each block of the shared dimension.
+fn blocks(inputs: usize, taps: usize, narrow: bool) -> (usize, Vec<usize>) {
+    let channels = if narrow { 2 * WORDS } else { WORDS };
+    (channels, (0..inputs).step_by(channels).map(|c| channels.min(inputs - c) * taps).collect())
+}
+
+/// The same in words of two.
+fn paired(values: &[usize]) -> Blocks {
+    Blocks(values.iter().map(|n| n.div_ceil(2)).collect())
+}
+
+/// Kernels in bf16 as the products read them at the level in use.
+pub(super) struct Packed {
+    panels: Panels,
+    shape: [usize; 3],
+}
+
+impl Packed {
+    /// Packs kernels `[outputs, inputs, taps]`.
+    pub fn new(weight: Weight, [outputs, inputs, taps]: [usize; 3]) -> Self {
+        assert_eq!(weight.len(), outputs * inputs * taps);
+        let (channels, values) = blocks(inputs, taps, true);
+        let kernels = Kernels { weight, inputs, taps, channels };
+        let panels = Panels::new(&Paired(kernels, &values), outputs, &paired(&values));
+        Packed { panels, shape: [outputs, inputs, taps] }
+    }
+
+    pub fn size_bytes(&self) -> usize {
+        self.panels.size_bytes()
+    }
+
+    pub fn check(&self, shape: [usize; 3]) {
+        assert_eq!(self.shape, shape, "packed for another layer");
+        self.panels.check();
+    }
+}
+
 /// `out = conv(x, weight) (+ bias) (+ residual)`, in f32 or, for what is less, with operands in bf16.
 pub(super) fn conv2d(
     conv: Conv,
     precision: Precision,
     x: &[f32],
-    weight: Weight,
+    filters: Filters,
     epilogue: Epilogue,
     out: &mut [f32],
 ) {
     let taps = conv.kernel * conv.kernel;
     let (height, width) = (conv.out_height(), conv.out_width());
     let narrow = precision != Precision::F32;
-    let channels = if narrow { 2 * WORDS } else { WORDS };
-    let values: Vec<usize> =
-        (0..conv.inputs).step_by(channels).map(|c| channels.min(conv.inputs - c) * taps).collect();
+    let (channels, values) = blocks(conv.inputs, taps, narrow);
     let left = Patches { conv, x, width, height, channels };
-    let right = Kernels { weight, inputs: conv.inputs, taps, channels };
     let rows = conv.batch * height * width;
+    let weight = match filters {
+        Filters::Packed(packed) => {
+            let panels = &packed.implicit().panels;
+            let left = Paired(left, &values);
+            return run(rows, conv.outputs, &paired(&values), &left, panels, epilogue, out);
+        }
+        Filters::Stored(weight) => weight,
+    };
+    let right = Kernels { weight, inputs: conv.inputs, taps, channels };
     if narrow {
-        let blocks = Blocks(values.iter().map(|n| n.div_ceil(2)).collect());
         let (left, right) = (Paired(left, &values), Paired(right, &values));
-        run(rows, conv.outputs, &blocks, &left, &right, epilogue, out);
+        run(rows, conv.outputs, &paired(&values), &left, &right, epilogue, out);
     } else {
         run(rows, conv.outputs, &Blocks(values), &left, &right, epilogue, out);
     }

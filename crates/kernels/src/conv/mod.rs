@@ -1,7 +1,8 @@
 //! Convolution, channels-last: by Winograd's algorithms where the kernel is 3×3 and the stride 1, else as an implicit
-//! matrix product. In bf16 and int8 Winograd's operands have 16 bits; implicit products are f32 always.
+//! matrix product. In bf16 and int8 Winograd's operands have 16 bits, those of implicit products are bf16.
 
 mod implicit;
+mod packed;
 mod winograd;
 
 use crate::buffer::Buffer;
@@ -10,7 +11,7 @@ use crate::norm::Affine;
 use crate::{Weight, gemm};
 use winograd::{Format, Variant};
 
-pub use winograd::Packed;
+pub use packed::Packed;
 
 /// Shapes of one convolution. Input `[batch, height, width, inputs]`, weights `[outputs, inputs, kernel, kernel]`
 /// as checkpoints store them, output `[batch, out_height(), out_width(), outputs]`.
@@ -120,7 +121,7 @@ pub fn conv2d(
 pub enum Filters<'a> {
     /// As it is stored.
     Stored(Weight<'a>),
-    /// Packed before, for Winograd's algorithms.
+    /// Packed before, for the algorithm in use.
     Packed(&'a Packed),
 }
 
@@ -154,7 +155,7 @@ impl Algorithm {
 /// The same in a precision, with a group norm and an activation on the way in and more on the way out.
 ///
 /// # Panics
-/// If a length does not fit the shapes, kernel or stride is 0, or filters are packed that [`choose`] wants stored.
+/// If a length does not fit the shapes, kernel or stride is 0, or filters are packed for another algorithm, another layer or f32.
 pub fn conv2d_fused(
     conv: Conv,
     precision: Precision,
@@ -211,7 +212,10 @@ pub fn conv2d_by<'a>(
     let filters = filters.into();
     match filters {
         Filters::Stored(weight) => assert_eq!(weight.len(), conv.outputs * conv.inputs * taps),
-        Filters::Packed(packed) => packed.check(conv.outputs, conv.inputs),
+        Filters::Packed(packed) => {
+            assert!(precision != Precision::F32, "packed for less than f32");
+            packed.check([conv.outputs, conv.inputs, taps]);
+        }
     }
     let picture = conv.out_height() * conv.out_width() * conv.outputs;
     assert_eq!(out.len(), conv.batch * picture);
@@ -226,7 +230,6 @@ pub fn conv2d_by<'a>(
         assert!(conv.kernel == 3 && conv.stride == 1, "Winograd's algorithms are for kernel 3, stride 1");
         return winograd::run(conv, variant, format(precision), x, filters, epilogue, out);
     }
-    let Filters::Stored(weight) = filters else { panic!("packed filters are for Winograd's algorithms") };
     let mut normal = None;
     if let Some(affine) = x.affine {
         let mut buffer = Buffer::stale(x.data.len());
@@ -237,7 +240,7 @@ pub fn conv2d_by<'a>(
     let Some(terms) = epilogue.picture else {
         let finish =
             gemm::Epilogue { bias: epilogue.bias, residual: epilogue.residual, ..Default::default() };
-        return implicit::conv2d(conv, precision, data, weight, finish, out);
+        return implicit::conv2d(conv, precision, data, filters, finish, out);
     };
     let one = Conv { batch: 1, ..conv };
     let input = data.len() / conv.batch;
@@ -248,7 +251,7 @@ pub fn conv2d_by<'a>(
         }
         let residual = epilogue.residual.map(|r| &r[b * picture..][..picture]);
         let finish = gemm::Epilogue { bias: Some(&bias), residual, ..Default::default() };
-        implicit::conv2d(one, precision, &data[b * input..][..input], weight, finish, out);
+        implicit::conv2d(one, precision, &data[b * input..][..input], filters, finish, out);
     }
 }
 

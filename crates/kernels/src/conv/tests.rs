@@ -326,7 +326,9 @@ fn packed_filters_are_the_stored_ones() {
             out
         };
         at_every_level(|level| {
-            let packed = |precision| Packed::new(weight, conv.outputs, conv.inputs, precision);
+            let packed = |precision| {
+                Packed::new(Algorithm::Winograd4, weight, conv.outputs, conv.inputs, 3, precision)
+            };
             let (half, byte) = (packed(Bf16), packed(Precision::Int8));
             let stored = run(Bf16, weight.into());
             assert_eq!(run(Bf16, Filters::Packed(&half)), stored, "{level:?} {conv:?}");
@@ -342,6 +344,36 @@ fn packed_filters_are_the_stored_ones() {
                     error < 1.5e-2 && (conv.inputs == 1 || error > 1e-4),
                     "{level:?} {conv:?} {o}: {error:.1e}"
                 );
+            }
+        });
+    }
+}
+
+/// Implicit products in bf16: packed and stored weights give the same bits.
+#[test]
+fn packed_kernels_are_the_stored_ones() {
+    for conv in [
+        Conv { stride: 2, inputs: 70, outputs: 45, ..BASE },
+        Conv { stride: 2, pad_before: 0, height: 12, inputs: 129, outputs: 3, ..BASE },
+        Conv { inputs: 4, outputs: 40, ..BASE },
+    ] {
+        let x = noise(conv.batch * conv.height * conv.width * conv.inputs, 1);
+        let w = noise(conv.outputs * conv.inputs * 9, 2);
+        let weight = Weight::from_f32(&w);
+        let n = conv.batch * conv.out_height() * conv.out_width() * conv.outputs;
+        let picture = noise(conv.batch * conv.outputs, 3);
+        at_every_level(|level| {
+            for precision in [Bf16, Precision::Int8] {
+                let packed =
+                    Packed::new(choose(&conv), weight, conv.outputs, conv.inputs, conv.kernel, precision);
+                let run = |filters| {
+                    let mut out = vec![f32::NAN; n];
+                    let input = Input { data: &x, affine: None, silu: false };
+                    let epilogue = Epilogue { picture: Some(&picture), ..Epilogue::default() };
+                    conv2d_fused(conv, precision, &input, filters, &epilogue, &mut out);
+                    out
+                };
+                assert_eq!(run(Filters::Packed(&packed)), run(weight.into()), "{level:?} {conv:?}");
             }
         });
     }

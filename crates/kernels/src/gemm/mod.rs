@@ -22,6 +22,7 @@ pub use finish::Then;
 use finish::{Tile, finish};
 pub(crate) use pack::{Rows, ZERO, factor, inverse, pack_bf16, pack_int8, pair};
 pub use packed::Packed;
+pub(crate) use packed::Panels;
 
 use crate::Weight;
 use crate::level::{self, Level, level};
@@ -170,11 +171,11 @@ pub fn layer(a: &[f32], k: usize, weight: Operand, extras: Extras, out: &mut [f3
             p.check(k, gate);
             let blocks = Blocks::even(k.div_ceil(p.precision().per_word()));
             match p.precision() {
-                Precision::F32 => run(m, outputs, &blocks, &rows, p, epilogue, out),
-                Precision::Bf16 => run(m, outputs, &blocks, &Bf16Rows(rows), p, epilogue, out),
+                Precision::F32 => run(m, outputs, &blocks, &rows, p.panels(), epilogue, out),
+                Precision::Bf16 => run(m, outputs, &blocks, &Bf16Rows(rows), p.panels(), epilogue, out),
                 Precision::Int8 => {
                     let epilogue = Epilogue { columns: Some(p.columns()), ..epilogue };
-                    run(m, outputs, &blocks, &Int8Rows(rows), p, epilogue, out);
+                    run(m, outputs, &blocks, &Int8Rows(rows), p.panels(), epilogue, out);
                 }
             }
         }

@@ -5,19 +5,58 @@ use crate::Weight;
 use crate::buffer::fresh;
 use pack::WeightRows;
 
-/// A weight `[n, k]` as the micro-kernel of the level in use reads it.
-pub struct Packed {
-    precision: Precision,
-    n: usize,
-    k: usize,
+/// The panels of a right operand, one after the other.
+pub(crate) struct Panels {
     /// Words of the shared dimension.
     depth: usize,
-    gated: bool,
     /// Columns of a panel: a property of the level.
     nr: usize,
     /// Unaligned by a few words, see [`super::aligned`].
     words: Vec<f32>,
     skip: usize,
+}
+
+impl Panels {
+    /// Packs the `cols` columns of `b`.
+    pub fn new(b: &impl Right, cols: usize, blocks: &Blocks) -> Self {
+        let (nr, depth) = (tile().1, blocks.words());
+        let len = cols.next_multiple_of(nr) * depth;
+        let mut words = fresh(len + 16);
+        let skip = words.as_ptr().align_offset(64).min(15);
+        pack_panels(b, 0..cols, blocks, &mut words[skip..skip + len]);
+        Panels { depth, nr, words, skip }
+    }
+
+    pub fn size_bytes(&self) -> usize {
+        self.words.len() * 4
+    }
+
+    pub fn check(&self) {
+        assert_eq!(self.nr, tile().1, "packed for another level");
+    }
+}
+
+impl Right for Panels {
+    fn pack(&self, _: usize, _: usize, _: usize, _: usize, _: &mut [f32]) {
+        unreachable!("packed before");
+    }
+
+    fn packed(&self, n0: usize, k0: usize, kc: usize) -> Option<&[f32]> {
+        Some(&self.words[self.skip + n0 * self.depth + k0 * self.nr..][..kc * self.nr])
+    }
+
+    fn is_packed(&self) -> bool {
+        true
+    }
+}
+
+/// A weight `[n, k]` as the micro-kernel of the level in use reads it.
+pub struct Packed {
+    precision: Precision,
+    n: usize,
+    k: usize,
+    gated: bool,
+    panels: Panels,
     /// What the rows were divided by in int8.
     factors: Vec<f32>,
     /// What the sums hold too much because bytes of A are unsigned.
@@ -35,16 +74,12 @@ impl Packed {
         let n = weight.len() / k;
         assert!(!gated || n % 2 == 0);
         let nr = tile().1;
-        let depth = k.div_ceil(precision.per_word());
         let (factors, zeros) =
             if precision == Precision::Int8 { pack::columns(weight, k) } else { (Vec::new(), Vec::new()) };
         let b = WeightRows { weight, k, precision, gated: gated.then_some(n / 2), factors: &factors };
         let cols = if gated { (n / 2).div_ceil(nr / 2) * nr } else { n };
-        let len = cols.next_multiple_of(nr) * depth;
-        let mut words = fresh(len + 16);
-        let skip = words.as_ptr().align_offset(64).min(15);
-        pack_panels(&b, 0..cols, &Blocks::even(depth), &mut words[skip..skip + len]);
-        Packed { precision, n, k, depth, gated, nr, words, skip, factors, zeros }
+        let panels = Panels::new(&b, cols, &Blocks::even(k.div_ceil(precision.per_word())));
+        Packed { precision, n, k, gated, panels, factors, zeros }
     }
 
     /// Its number format.
@@ -59,29 +94,19 @@ impl Packed {
 
     /// Memory that it takes.
     pub fn size_bytes(&self) -> usize {
-        self.words.len() * 4 + self.factors.len() * 8
+        self.panels.size_bytes() + self.factors.len() * 8
     }
 
     pub(super) fn columns(&self) -> (&[f32], &[i32]) {
         (&self.factors, &self.zeros)
     }
 
+    pub(super) fn panels(&self) -> &Panels {
+        &self.panels
+    }
+
     pub(super) fn check(&self, k: usize, gated: bool) {
         assert_eq!((self.k, self.gated), (k, gated), "packed for another layer");
-        assert_eq!(self.nr, tile().1, "packed for another level");
-    }
-}
-
-impl Right for Packed {
-    fn pack(&self, _: usize, _: usize, _: usize, _: usize, _: &mut [f32]) {
-        unreachable!("packed before");
-    }
-
-    fn packed(&self, n0: usize, k0: usize, kc: usize) -> Option<&[f32]> {
-        Some(&self.words[self.skip + n0 * self.depth + k0 * self.nr..][..kc * self.nr])
-    }
-
-    fn is_packed(&self) -> bool {
-        true
+        self.panels.check();
     }
 }

@@ -155,11 +155,12 @@ fn convolution(draw: &mut Draw) {
     };
     // In 16 bits a difference in the last bit of an input may round another way.
     let close = if precision == Precision::F32 { CLOSE } else { CLOSE_BF16 };
-    let packed = algorithm != Algorithm::Implicit && precision != Precision::F32 && draw.byte() % 2 == 1;
+    let packed = precision != Precision::F32 && draw.byte() % 2 == 1;
     at_every_level(&format!("{algorithm:?} {precision:?} {conv:?} {packed}"), len, close, |out| {
         let weight = Weight::from_f32(&w);
         // Packed for the level in use.
-        let packed = packed.then(|| conv::Packed::new(weight, conv.outputs, conv.inputs, precision));
+        let packed = packed
+            .then(|| conv::Packed::new(algorithm, weight, conv.outputs, conv.inputs, conv.kernel, precision));
         let filters = packed.as_ref().map_or(weight.into(), conv::Filters::Packed);
         conv::conv2d_by(algorithm, precision, conv, &input, filters, &epilogue, out);
     });

@@ -25,7 +25,7 @@ impl Filters<'_> {
     pub(super) fn taps(&self, conv: &Conv, n0: usize, c: usize, stored: &mut Taps, turned: &mut Taps) {
         match self {
             Filters::Stored(weight) => taps(*weight, [conv.outputs, conv.inputs], n0, c, stored, turned),
-            Filters::Packed(packed) => packed.taps(n0, c, turned),
+            Filters::Packed(packed) => packed.winograd().taps(n0, c, turned),
         }
     }
 }

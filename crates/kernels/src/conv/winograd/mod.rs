@@ -25,7 +25,7 @@ use crate::lanes::{Lanes, on_lanes};
 use crate::level::level;
 use crate::share::{Shared, each, soon};
 use gather::Strip;
-pub use packed::Packed;
+pub(super) use packed::Packed;
 use std::ops::Range;
 use tile::CHUNK;
 use transforms::{Algorithm, F2, F4, MOST};

@@ -4,15 +4,15 @@ use super::filters::{self, TAPS, Taps};
 use super::tile::{CHUNK, columns};
 use crate::Weight;
 use crate::buffer::fresh;
-use crate::gemm::{Precision, factor, inverse};
+use crate::gemm::{factor, inverse};
 use crate::lanes::ROUND;
 use crate::level::{level, per_level};
 use crate::share::{Shared, each};
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-/// Filters `[outputs, inputs, 3, 3]` as Winograd's algorithms read them at the level in use, for less than f32.
-pub struct Packed {
+/// Filters `[outputs, inputs, 3, 3]` as Winograd's algorithms read them at the level in use: f16, or bytes with factors.
+pub(in crate::conv) struct Packed {
     outputs: usize,
     inputs: usize,
     /// Bytes instead of f16.
@@ -24,15 +24,9 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Packs `weight`: in bf16 as f16, which keeps weights in f16 exactly and 11 bits of wider ones; in int8 as whole numbers
-    /// from -127 to 127, with a factor for each output's taps of 16 channels.
-    ///
-    /// # Panics
-    /// If the number of weights does not fit, or they are asked for in f32: those are read as they are stored.
-    pub fn new(weight: Weight, outputs: usize, inputs: usize, precision: Precision) -> Self {
+    pub fn new(weight: Weight, outputs: usize, inputs: usize, bytes: bool) -> Self {
         assert_eq!(weight.len(), outputs * inputs * TAPS);
-        assert!(precision != Precision::F32, "f32 filters are read as they are stored");
-        let (nr, bytes) = (columns(level()), precision == Precision::Int8);
+        let nr = columns(level());
         let mut packed = Packed { outputs, inputs, bytes, nr, words: Vec::new() };
         let (panels, chunks) = (outputs.div_ceil(nr), inputs.div_ceil(CHUNK));
         let size = packed.chunk_words();
@@ -65,13 +59,12 @@ impl Packed {
         if self.bytes { taps / 4 + self.nr } else { taps / 2 }
     }
 
-    /// Memory that it takes.
     pub fn size_bytes(&self) -> usize {
         self.words.len() * 4
     }
 
-    pub(in crate::conv) fn check(&self, outputs: usize, inputs: usize) {
-        assert_eq!((self.outputs, self.inputs), (outputs, inputs), "packed for another layer");
+    pub fn check(&self, shape: [usize; 3]) {
+        assert_eq!([self.outputs, self.inputs, TAPS], shape, "packed for another layer");
         assert_eq!(self.nr, columns(level()), "packed for another level");
     }
 
