@@ -102,7 +102,9 @@ def openvino_engine(a, precision, given):
         # SDXL's in f32 beside its copy is more than 24 GiB.
         model = load(a.folder, torch.bfloat16 if a.family == "sdxl" else torch.float32)
         with torch.inference_mode():
-            converted = ov.convert_model(model, example_input=tuple(given), input=[tuple(v.shape) for v in given])
+            # Traced small, then given its size: tracing runs the network several times.
+            converted = ov.convert_model(model, example_input=tuple(inputs(a.family, 32)))
+            converted.reshape({port: tuple(v.shape) for port, v in zip(converted.inputs, given)})
         ov.save_model(converted, path, compress_to_fp16=True)
         del model, converted
         gc.collect()
