@@ -6,7 +6,7 @@
 //! a number of rows, so none is filled up. Keys and values are packed once per head, for all queries.
 //!
 //! In bf16 both products read words of two values, rounded to 8 significant bits: two channels of a query and a key, two
-//! keys' probabilities and values. Scores, maxima and sums stay f32. In int8 long sets are attended by [`eight`].
+//! keys' probabilities and values. Scores, maxima and sums stay f32. In int8 long sets are attended by bytes, see `eight.rs`.
 
 mod block;
 mod eight;
