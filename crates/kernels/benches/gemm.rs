@@ -1,10 +1,12 @@
 //! Matrix products at the shapes of SD1.5 and SDXL, one thread: Gop/s and the part of the unit's measured peak.
 //!
-//! `cargo bench -p instantstyle-kernels --bench gemm [-- FILTER]`; weights stored in f16, in bf16 and int8 packed before. Times are CPU time of the thread, the least of many
-//! runs, so that other programs on the machine disturb little. The peak is measured in the same way, right before.
+//! `cargo bench -p instantstyle-kernels --bench gemm [-- FILTER…]`, where a filter is a part of a shape's name, or a precision;
+//! weights stored in f16, in bf16 and int8 packed before. Times are CPU time of the thread, the least of many runs, so that
+//! other programs on the machine disturb little. The peak is measured in the same way, right before.
 #![allow(unsafe_code, missing_docs)]
 
 use instantstyle_kernels::Weight;
+use instantstyle_kernels::buffer::Buffer;
 use instantstyle_kernels::gemm::{Extras, Operand, Packed, Precision, layer};
 
 /// Rows, inner, columns: SD1.5 at 512 px with guidance (batch 2), SDXL at 1024 px, and the small ones.
@@ -33,6 +35,10 @@ const SHAPES: &[(&str, usize, usize, usize)] = &[
     ("sdxl 32x32 feed in", 2048, 1280, 10240),
     ("sdxl 32x32 feed out", 2048, 5120, 1280),
 ];
+
+/// Name, format, and how many times f32's operations its unit does.
+const PRECISIONS: &[(&str, Precision, f64)] =
+    &[("f32", Precision::F32, 1.0), ("bf16", Precision::Bf16, 2.0), ("int8", Precision::Int8, 4.0)];
 
 /// CPU time of this thread in seconds.
 fn cpu_s() -> f64 {
@@ -121,7 +127,10 @@ fn noise(n: usize, mut s: u64) -> Vec<f32> {
 }
 
 fn main() {
-    let only: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let (formats, only): (Vec<String>, Vec<String>) = std::env::args()
+        .skip(1)
+        .filter(|a| !a.starts_with("--"))
+        .partition(|a| PRECISIONS.iter().any(|(name, ..)| a == name));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread");
     pool.install(|| {
         let peak = peak();
@@ -135,14 +144,19 @@ fn main() {
             if !only.is_empty() && !only.iter().any(|o| name.contains(o.as_str())) {
                 continue;
             }
-            let a = noise(m * k, 3);
+            // Where the networks have them.
+            let mut a = Buffer::stale(m * k);
+            a.copy_from_slice(&noise(m * k, 3));
             let w: Vec<u8> =
                 noise(n * k, 5).into_iter().flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect();
             let bias = noise(n, 7);
-            let mut out = vec![0f32; m * n];
+            let mut out = Buffer::zeros(m * n);
             print!("{name:<28}{m:>6}{k:>6}{n:>6}");
-            for (precision, times) in [(Precision::F32, 1.0), (Precision::Bf16, 2.0), (Precision::Int8, 4.0)]
-            {
+            for &(name, precision, times) in PRECISIONS {
+                if !formats.is_empty() && !formats.iter().any(|f| f == name) {
+                    print!("{:>15}", "");
+                    continue;
+                }
                 let weight = Weight::F16(&w);
                 let packed = (precision != Precision::F32).then(|| Packed::new(weight, k, precision, false));
                 let operand = packed.as_ref().map_or(Operand::Stored(weight, precision), Operand::Packed);

@@ -45,8 +45,13 @@ impl Shared<'_> {
     #[inline(always)]
     pub fn soon(&self, start: usize, len: usize) {
         for line in (start..start + len).step_by(16) {
-            soon_written(self.0.wrapping_add(line));
+            soon_written(self.line(line));
         }
+    }
+
+    /// Where `start` is, which may be outside.
+    pub fn line(&self, start: usize) -> *const f32 {
+        self.0.wrapping_add(start)
     }
 }
 
@@ -58,6 +63,19 @@ pub(crate) fn soon_written(p: *const f32) {
         use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
         // SAFETY: a prefetch reads nothing; any address will do.
         unsafe { _mm_prefetch::<_MM_HINT_ET0>(p.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
+/// Tells the processor that the line of the cache at `p` will be used soon.
+#[inline(always)]
+pub(crate) fn soon_used(p: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing; any address will do.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = p;

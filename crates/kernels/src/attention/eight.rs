@@ -53,10 +53,11 @@ pub(super) fn pack_keys(
     }
     let factor = factor(&centred);
     let (words, tiles) = (dim.div_ceil(4), n.div_ceil(rows(level())));
+    let factors = vec![factor; rows(level())];
     for i in 0..tiles {
         let (start, end) = tile(n, tiles, i);
         let row = |r| &centred[(start + r) * dim..][..dim];
-        pack_int8(end - start, dim, inverse(factor), ZERO, &mut to[start * words..end * words], row);
+        pack_int8(end - start, dim, &factors[..end - start], &mut to[start * words..end * words], row);
     }
     factor
 }

@@ -4,7 +4,7 @@
 use super::{Conv, Filters};
 use crate::Weight;
 use crate::buffer::Buffer;
-use crate::gemm::{Blocks, Epilogue, Left, Panels, Precision, Right, pair, run};
+use crate::gemm::{Blocks, Epilogue, Left, Panels, Precision, Right, Target, pair, run};
 
 /// Words of channels per block of the shared dimension for a 3×3 kernel: 9 · 32 taps, close to the depth of [`crate::gemm`].
 const WORDS: usize = 32;
@@ -165,19 +165,20 @@ pub(super) fn conv2d(
     let (channels, values) = blocks(conv.inputs, taps, narrow);
     let left = Patches { conv, x, width, height, channels };
     let rows = conv.batch * height * width;
+    let targets = &mut [Target::new(conv.outputs, epilogue, out)];
     let weight = match filters {
         Filters::Packed(packed) => {
             let panels = &packed.implicit().panels;
             let left = Paired(left, &values);
-            return run(rows, conv.outputs, &paired(&values), &left, panels, epilogue, out);
+            return run(rows, &paired(&values), &left, &[panels], targets);
         }
         Filters::Stored(weight) => weight,
     };
     let right = Kernels { weight, inputs: conv.inputs, taps, channels };
     if narrow {
         let (left, right) = (Paired(left, &values), Paired(right, &values));
-        run(rows, conv.outputs, &paired(&values), &left, &right, epilogue, out);
+        run(rows, &paired(&values), &left, &[&right], targets);
     } else {
-        run(rows, conv.outputs, &Blocks(values), &left, &right, epilogue, out);
+        run(rows, &Blocks(values), &left, &[&right], targets);
     }
 }

@@ -1,5 +1,6 @@
 //! Micro-kernels for AVX2 and FMA: a tile of up to 6 × 16, two vectors wide.
 
+use super::Soon;
 use std::arch::x86_64::*;
 
 /// Columns of the tile.
@@ -20,6 +21,7 @@ macro_rules! kernel {
             panel: &[f32],
             tile: &mut [f32],
             more: bool,
+            soon: &Soon,
         ) {
             #[target_feature(enable = "avx2,fma")]
             #[inline]
@@ -52,6 +54,8 @@ macro_rules! kernel {
                     }
                 }
             }
+            (0..soon.rows).for_each(|r| soon.row(r));
+            (0..soon.lines).for_each(|l| soon.line(l));
             assert!(block.len() >= kc * rows && panel.len() >= kc * NR && tile.len() >= rows * NR);
             let (a, b, t) = (block.as_ptr(), panel.as_ptr(), tile.as_mut_ptr());
             // SAFETY: the lengths were checked above for this number of rows.

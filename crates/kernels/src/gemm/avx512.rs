@@ -1,9 +1,25 @@
 //! Micro-kernels for AVX-512: a tile of up to 14 × 32, two vectors wide.
 
+use super::Soon;
+use super::pack::ZERO;
 use std::arch::x86_64::*;
 
 /// Columns of the tile.
 const NR: usize = 32;
+
+/// Multiplies one word of the shared dimension and goes on to the next.
+macro_rules! step {
+    ($sum:ident, $a:ident, $b:ident, $mr:ident, $fma:expr) => {
+        let (b0, b1) = (_mm512_loadu_ps($b), _mm512_loadu_ps($b.add(NR / 2)));
+        for (r, sum) in $sum.iter_mut().enumerate() {
+            let v = _mm512_set1_ps(*$a.add(r));
+            sum[0] = $fma(sum[0], v, b0);
+            sum[1] = $fma(sum[1], v, b1);
+        }
+        $a = $a.add($mr);
+        $b = $b.add(NR);
+    };
+}
 
 /// One micro-kernel: `$fma(sums, a, b)` adds the products of a broadcast word of A to a vector of sums, `$add` adds sums.
 macro_rules! kernel {
@@ -20,6 +36,7 @@ macro_rules! kernel {
             panel: &[f32],
             tile: &mut [f32],
             more: bool,
+            soon: &Soon,
         ) {
             #[target_feature(enable = $features)]
             #[inline]
@@ -29,19 +46,26 @@ macro_rules! kernel {
                 mut b: *const f32,
                 t: *mut f32,
                 more: bool,
+                soon: &Soon,
             ) {
+                // A row or a line for each word: a processor waits for only so many at a time.
+                let rows = soon.rows.min(kc);
+                (rows..soon.rows).for_each(|r| soon.row(r));
+                let lines = soon.lines.min(kc - rows);
+                (lines..soon.lines).for_each(|l| soon.line(l));
                 // SAFETY: the caller checked that kc · MR, kc · NR and MR · NR words are there.
                 unsafe {
                     let mut sum = [[_mm512_setzero_ps(); 2]; MR];
-                    for _ in 0..kc {
-                        let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(NR / 2)));
-                        for (r, sum) in sum.iter_mut().enumerate() {
-                            let v = _mm512_set1_ps(*a.add(r));
-                            sum[0] = $fma(sum[0], v, b0);
-                            sum[1] = $fma(sum[1], v, b1);
-                        }
-                        a = a.add(MR);
-                        b = b.add(NR);
+                    for r in 0..rows {
+                        soon.row(r);
+                        step!(sum, a, b, MR, $fma);
+                    }
+                    for l in 0..lines {
+                        soon.line(l);
+                        step!(sum, a, b, MR, $fma);
+                    }
+                    for _ in rows + lines..kc {
+                        step!(sum, a, b, MR, $fma);
                     }
                     for (r, sum) in sum.iter().enumerate() {
                         for (half, sum) in sum.iter().enumerate() {
@@ -57,20 +81,20 @@ macro_rules! kernel {
             // SAFETY: the lengths were checked above for this number of rows.
             unsafe {
                 match rows {
-                    1 => tile_of::<1>(kc, a, b, t, more),
-                    2 => tile_of::<2>(kc, a, b, t, more),
-                    3 => tile_of::<3>(kc, a, b, t, more),
-                    4 => tile_of::<4>(kc, a, b, t, more),
-                    5 => tile_of::<5>(kc, a, b, t, more),
-                    6 => tile_of::<6>(kc, a, b, t, more),
-                    7 => tile_of::<7>(kc, a, b, t, more),
-                    8 => tile_of::<8>(kc, a, b, t, more),
-                    9 => tile_of::<9>(kc, a, b, t, more),
-                    10 => tile_of::<10>(kc, a, b, t, more),
-                    11 => tile_of::<11>(kc, a, b, t, more),
-                    12 => tile_of::<12>(kc, a, b, t, more),
-                    13 => tile_of::<13>(kc, a, b, t, more),
-                    14 => tile_of::<14>(kc, a, b, t, more),
+                    1 => tile_of::<1>(kc, a, b, t, more, soon),
+                    2 => tile_of::<2>(kc, a, b, t, more, soon),
+                    3 => tile_of::<3>(kc, a, b, t, more, soon),
+                    4 => tile_of::<4>(kc, a, b, t, more, soon),
+                    5 => tile_of::<5>(kc, a, b, t, more, soon),
+                    6 => tile_of::<6>(kc, a, b, t, more, soon),
+                    7 => tile_of::<7>(kc, a, b, t, more, soon),
+                    8 => tile_of::<8>(kc, a, b, t, more, soon),
+                    9 => tile_of::<9>(kc, a, b, t, more, soon),
+                    10 => tile_of::<10>(kc, a, b, t, more, soon),
+                    11 => tile_of::<11>(kc, a, b, t, more, soon),
+                    12 => tile_of::<12>(kc, a, b, t, more, soon),
+                    13 => tile_of::<13>(kc, a, b, t, more, soon),
+                    14 => tile_of::<14>(kc, a, b, t, more, soon),
                     _ => unreachable!("a tile has at most 14 rows"),
                 }
             }
@@ -204,13 +228,12 @@ fn transposed(r: [__m512; 16]) -> [__m512; 16] {
 ///
 /// # Safety
 /// The machine must have AVX-512 F.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[target_feature(enable = "avx512f")]
 pub(super) unsafe fn interleave(rows: &[&[f32]], stride: usize, at: usize, out: &mut [f32]) {
-    let words = rows.first().map_or(0, |r| r.len());
-    assert!(rows.iter().all(|r| r.len() == words));
-    let starts = rows.iter().map(|r| r.as_ptr().cast());
-    // SAFETY: each row has as many words.
-    unsafe { interleave_rows::<false>(starts, words, stride, at, out) }
+    let words = same_length(rows);
+    // SAFETY: the mask leaves out what is beyond the row.
+    let load = |r: usize, w0| unsafe { first(&rows[r][w0..]) };
+    interleave_words::<false>(rows.len(), words, stride, at, out, load);
 }
 
 /// The same of rows of f16, which are widened.
@@ -219,50 +242,141 @@ pub(super) unsafe fn interleave(rows: &[&[f32]], stride: usize, at: usize, out: 
 /// The machine must have AVX-512 F, BW and VL.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn interleave_f16(rows: &[&[u8]], stride: usize, at: usize, out: &mut [f32]) {
-    let bytes = rows.first().map_or(0, |r| r.len());
-    assert!(rows.iter().all(|r| r.len() == bytes));
-    // SAFETY: each row has as many halves.
-    unsafe { interleave_rows::<true>(rows.iter().map(|r| r.as_ptr()), bytes / 2, stride, at, out) }
+    let words = same_length(rows) / 2;
+    let load = |r: usize, w0: usize| {
+        let halves = &rows[r][2 * w0..2 * words];
+        // SAFETY: the mask leaves out what is beyond the row.
+        _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(some(words - w0), halves.as_ptr().cast()) })
+    };
+    interleave_words::<false>(rows.len(), words, stride, at, out, load);
 }
 
+/// The same of rows that are rounded to bf16, as words of two.
+///
 /// # Safety
-/// Each row must have `words` values, of f16 if `HALF`, else of f32; the machine must have the features.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-#[inline]
-unsafe fn interleave_rows<const HALF: bool>(
-    rows: impl ExactSizeIterator<Item = *const u8> + Clone,
-    words: usize,
+/// The machine must have AVX-512 F and BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn interleave_bf16(rows: &[&[f32]], stride: usize, at: usize, out: &mut [f32]) {
+    let words = same_length(rows).div_ceil(2);
+    let load = |r: usize, w0: usize| {
+        let x = &rows[r][2 * w0..];
+        // SAFETY: the masks leave out what is beyond the row; the types are the same 512 bits.
+        unsafe {
+            let (low, high) = (first(x), first(x.get(16..).unwrap_or(&[])));
+            std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low))
+        }
+    };
+    interleave_words::<false>(rows.len(), words, stride, at, out, load);
+}
+
+/// The same of rows that are quantised: whole numbers nearest to `x · inverse` of its row, plus 128, as words of four.
+///
+/// # Safety
+/// The machine must have AVX-512 F and BW.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn interleave_int8(
+    rows: &[&[f32]],
+    inverses: &[f32],
     stride: usize,
     at: usize,
     out: &mut [f32],
 ) {
-    let height = rows.len();
+    let words = same_length(rows).div_ceil(4);
+    assert!(inverses.len() == rows.len());
+    let load = |r: usize, w0: usize| {
+        let (x, inverse) = (&rows[r][4 * w0..], _mm512_set1_ps(inverses[r]));
+        let whole = |i: usize| {
+            // SAFETY: the mask leaves out what is beyond the row.
+            _mm512_cvtps_epi32(_mm512_mul_ps(unsafe { first(x.get(16 * i..).unwrap_or(&[])) }, inverse))
+        };
+        // Both pack within quarters of a vector: word 4 i + q of the row comes to place 4 q + i.
+        let (a, b) = (_mm512_packs_epi32(whole(0), whole(1)), _mm512_packs_epi32(whole(2), whole(3)));
+        let bytes = _mm512_packs_epi16(a, b);
+        _mm512_castsi512_ps(_mm512_xor_si512(bytes, _mm512_set1_epi8(ZERO as i8)))
+    };
+    interleave_words::<true>(rows.len(), words, stride, at, out, load);
+}
+
+/// See [`super::pack::factor`].
+///
+/// # Safety
+/// The machine must have AVX-512 F.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn largest(x: &[f32]) -> f32 {
+    let mut most = [_mm512_setzero_si512(); 4];
+    for x in x.chunks(64) {
+        for (i, most) in most.iter_mut().enumerate() {
+            // SAFETY: the mask leaves out what is beyond the slice.
+            let x = unsafe { first(x.get(16 * i..).unwrap_or(&[])) };
+            *most = _mm512_max_epu32(*most, _mm512_castps_si512(_mm512_abs_ps(x)));
+        }
+    }
+    let [a, b, c, d] = most;
+    f32::from_bits(_mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_max_epu32(a, b), _mm512_max_epu32(c, d))))
+}
+
+/// Values of each row.
+fn same_length<T>(rows: &[&[T]]) -> usize {
+    let len = rows.first().map_or(0, |r| r.len());
+    assert!(rows.iter().all(|r| r.len() == len));
+    len
+}
+
+/// A mask of the first `n` of sixteen.
+#[inline(always)]
+fn some(n: usize) -> u16 {
+    if n < 16 { (1u16 << n) - 1 } else { u16::MAX }
+}
+
+/// The first values of `x`, zeros where it has fewer than sixteen.
+///
+/// # Safety
+/// The machine must have AVX-512 F.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn first(x: &[f32]) -> __m512 {
+    // SAFETY: the slice is long enough, or the mask leaves out what is beyond it.
+    unsafe {
+        match x.len() {
+            // Masked loads of nothing from nowhere are right, but very slow.
+            0 => _mm512_setzero_ps(),
+            n @ 1..16 => _mm512_maskz_loadu_ps(some(n), x.as_ptr()),
+            _ => _mm512_loadu_ps(x.as_ptr()),
+        }
+    }
+}
+
+/// `out[w · stride + at + r]` is word `w` of row `r`, where `load(r, w0)` gives words from `w0` on; `QUARTERS` says that word
+/// 4 i + q of them is at place 4 q + i.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn interleave_words<const QUARTERS: bool>(
+    height: usize,
+    words: usize,
+    stride: usize,
+    at: usize,
+    out: &mut [f32],
+    load: impl Fn(usize, usize) -> __m512,
+) {
     assert!(height <= 16);
     assert!(at + height <= stride && (words == 0 || out.len() >= (words - 1) * stride + at + height));
-    let some = ((1u32 << height) - 1) as u16;
+    let mask = some(height);
     for w0 in (0..words).step_by(16) {
-        let here = ((1u32 << (words - w0).min(16)) - 1) as u16;
         let mut r = [_mm512_setzero_ps(); 16];
-        for (r, row) in r.iter_mut().zip(rows.clone()) {
-            // SAFETY: the mask leaves out what is beyond the row.
-            *r = unsafe {
-                if HALF {
-                    _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(here, row.cast::<i16>().add(w0)))
-                } else {
-                    _mm512_maskz_loadu_ps(here, row.cast::<f32>().add(w0))
-                }
-            };
+        for (i, r) in r.iter_mut().enumerate().take(height) {
+            *r = load(i, w0);
         }
         let columns = transposed(r);
-        for (i, v) in columns.iter().enumerate().take(words - w0) {
-            let start = (w0 + i) * stride + at;
+        for w in 0..16.min(words - w0) {
+            let v = columns[if QUARTERS { 4 * (w % 4) + w / 4 } else { w }];
+            let start = (w0 + w) * stride + at;
             // In a block without gaps the words after it overwrite what is too much.
             if height == 16 || height == stride && start + 16 <= out.len() {
                 // SAFETY: inside by the assertion or the condition.
-                unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(start), *v) };
+                unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(start), v) };
             } else {
                 // SAFETY: only `height` words are written, which are inside by the assertion.
-                unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr().add(start), some, *v) };
+                unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr().add(start), mask, v) };
             }
         }
     }

@@ -79,14 +79,38 @@ on_words! {
 
 #[inline(always)]
 unsafe fn finish_on<V: Words>(epilogue: &Epilogue, tile: &Tile) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        match epilogue.then {
+            Then::Keep => rows(epilogue, tile, |x: [V; 2]| x),
+            Then::Activate(activation) => {
+                rows(epilogue, tile, |x: [V; 2]| x.map(|x| act::of(activation, x)));
+            }
+            Then::Gate => rows(epilogue, tile, |x: [V; 2]| [x[0].mul(gelu_lanes(x[1])), x[1]]),
+        }
+    }
+}
+
+/// All rows, `then` being the function.
+///
+/// # Safety
+/// As [`finish`]; the machine must have the level.
+#[inline(always)]
+unsafe fn rows<V: Words>(epilogue: &Epilogue, tile: &Tile, then: impl Fn([V; 2]) -> [V; 2]) {
     let &Tile { sums, nr, factors, row, column, width, stride, out } = tile;
     let gate = epilogue.then == Then::Gate;
-    assert!(
-        nr == 2 * V::WIDTH && width <= if gate { V::WIDTH } else { nr } && factors.len() * nr >= sums.len()
-    );
+    let most = if gate { V::WIDTH } else { nr };
+    let tall = sums.len() / nr;
+    assert!(nr == 2 * V::WIDTH && width <= most && tall > 0 && factors.len() >= tall);
+    // The part of the output that the tile is in, and of what is added to it.
+    let span = (tall - 1) * stride + width;
+    let (first, whole) = (row * stride + column, width == most);
+    let out = out.at(first, span);
+    let residual = epilogue.residual.map(|all| &all[first..first + span]);
     // Two vectors of columns, or one of values and one of their gates.
     let at = [column, column + if gate { stride } else { V::WIDTH }];
-    // SAFETY: what is read of sums and columns is there; the rest is the caller's promise.
+    // SAFETY: sums and factors are those of `tall` rows, what is read of columns is there; of each row `width` values are
+    // written, which are inside by the checks above and nobody else's by the caller's promise.
     unsafe {
         let zero = V::splat(0.0);
         let (mut by, mut zeros, mut bias) = ([zero; 2], [zero; 2], [zero; 2]);
@@ -99,10 +123,11 @@ unsafe fn finish_on<V: Words>(epilogue: &Epilogue, tile: &Tile) {
                 bias[i] = columns(all, at[i]);
             }
         }
-        for (r, sums) in sums.chunks_exact(nr).enumerate() {
-            let mut x = [V::load(sums.as_ptr()), V::load(sums.as_ptr().add(V::WIDTH))];
+        for r in 0..tall {
+            let sums = sums.as_ptr().add(r * nr);
+            let mut x = [V::load(sums), V::load(sums.add(V::WIDTH))];
             if epilogue.columns.is_some() {
-                let factor = V::splat(factors[r]);
+                let factor = V::splat(*factors.get_unchecked(r));
                 for i in 0..2 {
                     x[i] = x[i].sub_whole(zeros[i]).whole_to_f32().mul(by[i].mul(factor));
                 }
@@ -110,26 +135,23 @@ unsafe fn finish_on<V: Words>(epilogue: &Epilogue, tile: &Tile) {
             if epilogue.bias.is_some() {
                 x = [x[0].add(bias[0]), x[1].add(bias[1])];
             }
-            match epilogue.then {
-                Then::Keep => {}
-                Then::Activate(activation) => x = [act::of(activation, x[0]), act::of(activation, x[1])],
-                Then::Gate => x[0] = x[0].mul(gelu_lanes(x[1])),
-            }
-            let start = (row + r) * stride + column;
-            // The output's part is nobody else's.
-            let out = out.part(start, width);
-            let residual = epilogue.residual.map(|all| &all[start..start + width]);
-            for (i, out) in out.chunks_mut(V::WIDTH).enumerate() {
-                let mut x = x[i];
-                if let Some(residual) = residual {
-                    x = x.add(columns(residual, i * V::WIDTH));
+            x = then(x);
+            let start = r * stride;
+            if whole {
+                for (i, mut x) in x.into_iter().enumerate().take(most / V::WIDTH) {
+                    let start = start + i * V::WIDTH;
+                    if let Some(residual) = residual {
+                        x = x.add(V::load(residual.as_ptr().add(start)));
+                    }
+                    x.store(out.add(start));
                 }
-                if out.len() == V::WIDTH {
-                    x.store(out.as_mut_ptr());
-                } else {
-                    let mut all = [0f32; WIDEST];
-                    x.store(all.as_mut_ptr());
-                    out.copy_from_slice(&all[..out.len()]);
+                continue;
+            }
+            for (i, x) in x.into_iter().enumerate() {
+                let mut all = [0f32; WIDEST];
+                x.store(all.as_mut_ptr());
+                for (c, v) in (i * V::WIDTH..width).zip(all) {
+                    *out.add(start + c) = residual.map_or(v, |residual| v + residual[start + c]);
                 }
             }
         }

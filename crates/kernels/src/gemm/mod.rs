@@ -26,7 +26,7 @@ pub(crate) use packed::Panels;
 
 use crate::Weight;
 use crate::level::{self, Level, level};
-use crate::share::{Shared, each, soon};
+use crate::share::{Shared, each, soon_used};
 use pack::{Bf16Rows, Int8Rows, WeightRows};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -66,6 +66,8 @@ const LEAST: usize = 4;
 const NC: usize = 256;
 /// Bytes of B that are packed before they are used by several blocks of A: they stay in the last-level cache.
 const AHEAD_BYTES: usize = 16 << 20;
+/// Values in a line of the cache.
+const LINE: usize = 16;
 /// Products below this many multiplications are not worth a second thread.
 const SMALL: usize = 1 << 16;
 
@@ -97,6 +99,11 @@ pub(crate) trait Left: Sync {
 
     /// The factors of rows `m0..`, where they are quantised.
     fn factors(&self, _m0: usize, _out: &mut [f32]) {}
+
+    /// What is read of these rows, where it lies together; rows beyond the last are left out.
+    fn source(&self, _rows: Range<usize>) -> &[f32] {
+        &[]
+    }
 }
 
 /// Where the right operand's columns come from. `pack` writes block `kb` of columns `n0..n0 + cols` as
@@ -135,50 +142,77 @@ pub struct Extras<'a> {
     pub residual: Option<&'a [f32]>,
 }
 
+/// One of several layers of the same input.
+pub struct Part<'a> {
+    /// Its weight.
+    pub weight: Operand<'a>,
+    /// What it does beside the product.
+    pub extras: Extras<'a>,
+    /// Its output, `[m, n]`.
+    pub out: &'a mut [f32],
+}
+
 /// Fully connected layer: `out[m, n] = then(a[m, k] · w[n, k]ᵀ (+ bias[n])) (+ residual[m, n])`.
 ///
 /// # Panics
 /// If a length does not fit `k` and the number of rows, or [`Operand::Stored`] asks for int8.
 pub fn layer(a: &[f32], k: usize, weight: Operand, extras: Extras, out: &mut [f32]) {
+    layers(a, k, &mut [Part { weight, extras, out }]);
+}
+
+/// Layers that have their input in common, as attention's queries, keys and values have: it is read and packed once. The same
+/// bits as one after the other.
+///
+/// # Panics
+/// As [`layer`], or if their weights differ in precision, or in being packed.
+pub fn layers(a: &[f32], k: usize, parts: &mut [Part]) {
     assert!(k > 0 && a.len() % k == 0);
     let m = a.len() / k;
-    let Extras { bias, then, residual } = extras;
-    let epilogue = Epilogue { columns: None, bias, then, residual };
-    let rows = Rows { data: a, stride: k, k };
-    let gate = then == Then::Gate;
-    let n = match weight {
-        Operand::Stored(w, _) => w.len() / k,
-        Operand::Packed(p) => p.rows(),
-    };
-    let outputs = if gate { n / 2 } else { n };
-    assert!(!gate || n % 2 == 0);
-    assert_eq!(out.len(), m * outputs);
-    assert!(bias.is_none_or(|b| b.len() == n) && residual.is_none_or(|r| r.len() == out.len()));
-    match weight {
-        Operand::Stored(weight, precision) => {
-            assert_eq!(weight.len(), n * k);
-            let gated = gate.then_some(outputs);
-            let b = WeightRows { weight, k, precision, gated, factors: &[] };
-            match precision {
-                Precision::F32 => run(m, outputs, &Blocks::even(k), &rows, &b, epilogue, out),
-                Precision::Bf16 => {
-                    run(m, outputs, &Blocks::even(k.div_ceil(2)), &Bf16Rows(rows), &b, epilogue, out)
-                }
-                Precision::Int8 => panic!("int8 weights are packed before they are used"),
+    let (mut targets, mut stored, mut packed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut precision = None;
+    for Part { weight, extras, out } in parts {
+        let Extras { bias, then, residual } = *extras;
+        let gate = then == Then::Gate;
+        let n = match weight {
+            Operand::Stored(w, _) => w.len() / k,
+            Operand::Packed(p) => p.rows(),
+        };
+        let outputs = if gate { n / 2 } else { n };
+        assert!(!gate || n % 2 == 0);
+        assert_eq!(out.len(), m * outputs);
+        assert!(bias.is_none_or(|b| b.len() == n) && residual.is_none_or(|r| r.len() == out.len()));
+        let (own, columns) = match *weight {
+            Operand::Stored(weight, precision) => {
+                assert_eq!(weight.len(), n * k);
+                assert!(precision != Precision::Int8, "int8 weights are packed before they are used");
+                stored.push(WeightRows {
+                    weight,
+                    k,
+                    precision,
+                    gated: gate.then_some(outputs),
+                    factors: &[],
+                });
+                (precision, None)
             }
-        }
-        Operand::Packed(p) => {
-            p.check(k, gate);
-            let blocks = Blocks::even(k.div_ceil(p.precision().per_word()));
-            match p.precision() {
-                Precision::F32 => run(m, outputs, &blocks, &rows, p.panels(), epilogue, out),
-                Precision::Bf16 => run(m, outputs, &blocks, &Bf16Rows(rows), p.panels(), epilogue, out),
-                Precision::Int8 => {
-                    let epilogue = Epilogue { columns: Some(p.columns()), ..epilogue };
-                    run(m, outputs, &blocks, &Int8Rows(rows), p.panels(), epilogue, out);
-                }
+            Operand::Packed(p) => {
+                p.check(k, gate);
+                packed.push(p.panels());
+                (p.precision(), (p.precision() == Precision::Int8).then(|| p.columns()))
             }
-        }
+        };
+        assert_eq!(*precision.get_or_insert(own), own, "layers of one precision");
+        targets.push(Target::new(outputs, Epilogue { columns, bias, then, residual }, out));
+    }
+    let Some(precision) = precision else { return };
+    let blocks = Blocks::even(k.div_ceil(precision.per_word()));
+    let stored: Vec<&WeightRows> = stored.iter().collect();
+    let rows = Rows::new(a, k, precision.per_word());
+    match (precision, stored.is_empty()) {
+        (Precision::F32, false) => run(m, &blocks, &rows, &stored, &mut targets),
+        (Precision::F32, true) => run(m, &blocks, &rows, &packed, &mut targets),
+        (Precision::Bf16, false) => run(m, &blocks, &Bf16Rows(rows), &stored, &mut targets),
+        (Precision::Bf16, true) => run(m, &blocks, &Bf16Rows(rows), &packed, &mut targets),
+        (Precision::Int8, _) => run(m, &blocks, &Int8Rows(rows), &packed, &mut targets),
     }
 }
 
@@ -232,7 +266,7 @@ fn tile() -> (usize, usize) {
 }
 
 /// One register tile: see [`scalar`].
-type Micro = unsafe fn(usize, usize, &[f32], &[f32], &mut [f32], bool);
+type Micro = unsafe fn(usize, usize, &[f32], &[f32], &mut [f32], bool, &Soon);
 
 /// The micro-kernel of the level in use.
 fn micro(precision: Precision) -> Micro {
@@ -311,27 +345,77 @@ fn pack_panels<R: Right>(b: &R, cols: Range<usize>, blocks: &Blocks, words: &mut
     });
 }
 
-/// Products over the whole output `[m, outputs]`, split over the threads of the current pool.
+/// What becomes of the sums of one right operand.
+pub(crate) struct Target<'a> {
+    epilogue: Epilogue<'a>,
+    /// Width of the output.
+    outputs: usize,
+    out: Shared<'a>,
+    /// Its columns as the panels have them: half of a gated panel are gates, the last one may be narrower.
+    columns: usize,
+    /// Where they begin among those of all: whole panels.
+    first: usize,
+}
+
+impl<'a> Target<'a> {
+    /// `[m, outputs]`.
+    pub fn new(outputs: usize, epilogue: Epilogue<'a>, out: &'a mut [f32]) -> Self {
+        let nr = tile().1;
+        let gate = epilogue.then == Then::Gate;
+        let columns = if gate { outputs.div_ceil(nr / 2) * nr } else { outputs };
+        Target { epilogue, outputs, out: Shared::new(out), columns, first: 0 }
+    }
+}
+
+/// Right operands side by side, each from a whole panel on.
+struct Joined<'a, R> {
+    rights: &'a [&'a R],
+    targets: &'a [Target<'a>],
+}
+
+/// The index of the target that column `n0` belongs to.
+fn target(targets: &[Target], n0: usize) -> usize {
+    targets.partition_point(|t| t.first <= n0) - 1
+}
+
+impl<R: Right> Right for Joined<'_, R> {
+    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
+        let t = target(self.targets, n0);
+        let n0 = n0 - self.targets[t].first;
+        self.rights[t].pack(kb, n0, cols.min(self.targets[t].columns - n0), nr, out);
+    }
+
+    fn packed(&self, n0: usize, k0: usize, kc: usize) -> Option<&[f32]> {
+        let t = target(self.targets, n0);
+        self.rights[t].packed(n0 - self.targets[t].first, k0, kc)
+    }
+
+    fn is_packed(&self) -> bool {
+        self.rights.iter().all(|r| r.is_packed())
+    }
+}
+
+/// Products of `m` rows with each of `rights`, over the whole outputs, split over the threads of the current pool.
 pub(crate) fn run<L: Left, R: Right>(
     m: usize,
-    outputs: usize,
     blocks: &Blocks,
     a: &L,
-    b: &R,
-    epilogue: Epilogue,
-    out: &mut [f32],
+    rights: &[&R],
+    targets: &mut [Target],
 ) {
-    if m == 0 || outputs == 0 {
+    let nr = tile().1;
+    let mut n = 0;
+    for target in &mut *targets {
+        target.first = n;
+        n += target.columns.next_multiple_of(nr);
+    }
+    if m == 0 || n == 0 {
         return;
     }
-    let nr = tile().1;
-    // Half of a gated panel are gates: its columns are counted in whole panels.
-    let n = if epilogue.then == Then::Gate { outputs.div_ceil(nr / 2) * nr } else { outputs };
+    let b = Joined { rights, targets };
     let words = blocks.words();
-    let out = Shared::new(out);
-    let go = |cols| split(m, cols, outputs, blocks, a, b, epilogue, out);
     if m <= block_rows(words) || b.is_packed() {
-        return go(0..n);
+        return split(m, 0..n, blocks, a, &b, targets);
     }
     // Several blocks of A meet each panel: pack it once.
     let chunk = (AHEAD_BYTES / (words * 4)).max(nr) / nr * nr;
@@ -339,25 +423,14 @@ pub(crate) fn run<L: Left, R: Right>(
     for n0 in (0..n).step_by(chunk) {
         let cols = n0..n.min(n0 + chunk);
         let words = aligned(&mut ahead, cols.len().next_multiple_of(nr) * words);
-        pack_panels(b, cols.clone(), blocks, words);
-        let b = Ahead { words, n0, k: blocks.words() };
-        split(m, cols, outputs, blocks, a, &b, epilogue, out);
+        pack_panels(&b, cols.clone(), blocks, words);
+        split(m, cols, blocks, a, &Ahead { words, n0, k: blocks.words() }, targets);
     }
     AHEAD.set(ahead);
 }
 
 /// Splits rows and columns into tasks.
-#[allow(clippy::too_many_arguments)]
-fn split<L: Left, R: Right>(
-    m: usize,
-    cols: Range<usize>,
-    stride: usize,
-    blocks: &Blocks,
-    a: &L,
-    b: &R,
-    epilogue: Epilogue,
-    out: Shared,
-) {
+fn split<L: Left, R: Right>(m: usize, cols: Range<usize>, blocks: &Blocks, a: &L, b: &R, targets: &[Target]) {
     let (mr, nr) = tile();
     let threads = rayon::current_num_threads().max(1);
     let small = m * cols.len() * blocks.words() < SMALL;
@@ -373,9 +446,9 @@ fn split<L: Left, R: Right>(
         let part = span(cols.len(), nr, across, task % across);
         let part = cols.start + part.start..cols.start + part.end;
         // Taken out of the cell, so that a task stolen by this thread inside `each` finds it free.
-        let (mut pa, mut pb) = SCRATCH.take();
-        serial(rows, part, stride, blocks, a, b, epilogue, out, &mut pa, &mut pb);
-        SCRATCH.set((pa, pb));
+        let mut scratch = SCRATCH.take();
+        serial(rows, part, blocks, a, b, targets, &mut scratch);
+        SCRATCH.set(scratch);
     });
 }
 
@@ -385,86 +458,165 @@ fn span(n: usize, unit: usize, parts: usize, p: usize) -> Range<usize> {
     (units * p / parts * unit).min(n)..(units * (p + 1) / parts * unit).min(n)
 }
 
-/// Rows × columns of the output on this thread; `pa` and `pb` are memory to work in. Columns are counted as the panels
-/// have them, `stride` is the width of the output.
-#[allow(clippy::too_many_arguments)]
+/// Rows × columns of the outputs on this thread; columns are counted as the panels have them.
 fn serial<L: Left, R: Right>(
     rows: Range<usize>,
     cols: Range<usize>,
-    stride: usize,
     blocks: &Blocks,
     a: &L,
     b: &R,
-    epilogue: Epilogue,
-    out: Shared,
-    pa: &mut Vec<f32>,
-    pb: &mut Vec<f32>,
+    targets: &[Target],
+    (pa, pb): &mut (Vec<f32>, Vec<f32>),
 ) {
     let (mr, nr) = tile();
-    let micro = micro(L::PRECISION);
     let words = blocks.words();
-    let deepest = blocks.0.iter().copied().max().unwrap_or(0);
     let most = block_rows(words);
-    let panel = aligned(pb, deepest * nr);
-    // The block of A, the sums of its tiles, and the factors of its rows.
+    let panel = aligned(pb, blocks.0.iter().copied().max().unwrap_or(0) * nr);
     let height = most.min(rows.len());
-    let pa = aligned(pa, height * words + height * NC + height);
-    let (pa, rest) = pa.split_at_mut(height * words);
+    let (packed, rest) = aligned(pa, height * words + height * NC + height).split_at_mut(height * words);
     let (sums, factors) = rest.split_at_mut(height * NC);
-    let gated = epilogue.then == Then::Gate;
+    let micro = micro(L::PRECISION);
+    let mut of =
+        Block { a, blocks, targets, micro, m0: 0, m1: 0, packed, sums, factors, next: &[], lines: 0 };
     for m0 in rows.clone().step_by(most) {
-        let m1 = (m0 + most).min(rows.end);
-        let height = m1 - m0;
-        for (kb, k0, kc) in blocks.iter() {
-            for mt in (m0..m1).step_by(mr) {
-                let tall = mr.min(m1 - mt);
-                let at = height * k0 + (mt - m0) * kc;
-                let factors = &mut factors[mt - m0..][..tall];
-                if kb == 0 {
-                    a.factors(mt, factors);
-                }
-                a.pack(kb, mt, tall, factors, &mut pa[at..at + tall * kc]);
-            }
+        (of.m0, of.m1) = (m0, (m0 + most).min(rows.end));
+        let tiles = (of.m0..of.m1).step_by(mr);
+        for block in blocks.iter() {
+            tiles.clone().for_each(|mt| of.pack(block, mt));
         }
+        of.next = a.source(of.m1..of.m1 + most);
+        let products = cols.len().div_ceil(nr) * tiles.len() * blocks.0.len();
+        of.lines = of.next.len().div_ceil(LINE).div_ceil(products);
         for n0 in cols.clone().step_by(NC) {
             let n1 = (n0 + NC).min(cols.end);
-            for (kb, k0, kc) in blocks.iter() {
-                let last = kb + 1 == blocks.0.len();
+            for block in blocks.iter() {
+                let (kb, k0, kc) = block;
                 for nt in (n0..n1).step_by(nr) {
-                    let width = nr.min(n1 - nt);
                     let panel = match b.packed(nt, k0, kc) {
                         Some(panel) => panel,
                         None => {
-                            b.pack(kb, nt, width, nr, &mut panel[..kc * nr]);
-                            &panel[..kc * nr]
+                            let panel = &mut panel[..kc * nr];
+                            b.pack(kb, nt, nr.min(n1 - nt), nr, panel);
+                            panel
                         }
                     };
-                    let start = if gated { nt / 2 } else { nt };
-                    let width = if gated { (nr / 2).min(stride - start) } else { width };
-                    for mt in (m0..m1).step_by(mr) {
-                        let tall = mr.min(m1 - mt);
-                        let block = &pa[height * k0 + (mt - m0) * kc..][..tall * kc];
-                        let tile = &mut sums[(nt - n0) * height + (mt - m0) * nr..][..tall * nr];
-                        if last {
-                            for r in mt..mt + tall {
-                                out.soon(r * stride + start, width);
-                                if let Some(residual) = epilogue.residual {
-                                    soon(residual, r * stride + start, width);
-                                }
-                            }
-                        }
-                        // SAFETY: the level was detected on this machine.
-                        unsafe { micro(tall, kc, block, panel, tile, kb > 0) };
-                        if last {
-                            let factors = &factors[mt - m0..];
-                            let (sums, row, column) = (tile, mt, start);
-                            let tile = Tile { sums, nr, factors, row, column, width, stride, out };
-                            // SAFETY: this task alone writes rows × cols of the output.
-                            unsafe { finish(&epilogue, &tile) };
-                        }
-                    }
+                    tiles.clone().for_each(|mt| of.multiply(block, panel, n0, nt, mt));
                 }
             }
+        }
+    }
+}
+
+/// What is used after the product of a tile: the processor may fetch it meanwhile.
+struct Soon {
+    /// The tile's part of the output, and of what is added to it; so many rows, this far apart, of one line of the cache or
+    /// two.
+    out: *const f32,
+    residual: Option<*const f32>,
+    stride: usize,
+    wide: bool,
+    rows: usize,
+    /// Lines of A, one after the other.
+    next: *const f32,
+    lines: usize,
+}
+
+impl Soon {
+    #[inline(always)]
+    fn row(&self, r: usize) {
+        for start in [Some(self.out), self.residual].into_iter().flatten() {
+            let start = start.wrapping_add(r * self.stride);
+            soon_used(start);
+            if self.wide {
+                soon_used(start.wrapping_add(LINE));
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn line(&self, l: usize) {
+        soon_used(self.next.wrapping_add(l * LINE));
+    }
+}
+
+/// Rows `m0..m1` of A at work.
+struct Block<'a, L> {
+    a: &'a L,
+    blocks: &'a Blocks,
+    targets: &'a [Target<'a>],
+    micro: Micro,
+    m0: usize,
+    m1: usize,
+    /// The rows, packed: by blocks of the shared dimension, tile by tile.
+    packed: &'a mut [f32],
+    /// Sums of tiles that wait for the next block.
+    sums: &'a mut [f32],
+    /// Factors of the rows.
+    factors: &'a mut [f32],
+    /// What is left to fetch of the rows that are packed next, and how many lines of it during each product.
+    next: &'a [f32],
+    lines: usize,
+}
+
+impl<L: Left> Block<'_, L> {
+    /// Where a block of the tile at row `mt` is, and how many rows it has.
+    fn place(&self, k0: usize, kc: usize, mt: usize) -> (Range<usize>, usize) {
+        let tall = tile().0.min(self.m1 - mt);
+        let at = (self.m1 - self.m0) * k0 + (mt - self.m0) * kc;
+        (at..at + tall * kc, tall)
+    }
+
+    /// Packs a block of the tile at row `mt`.
+    fn pack(&mut self, (kb, k0, kc): (usize, usize, usize), mt: usize) {
+        let (place, tall) = self.place(k0, kc, mt);
+        let factors = &mut self.factors[mt - self.m0..][..tall];
+        if kb == 0 {
+            self.a.factors(mt, factors);
+        }
+        self.a.pack(kb, mt, tall, factors, &mut self.packed[place]);
+    }
+
+    /// Multiplies it by the panel at column `nt`, of the columns from `n0` on that are under way; after the last block the
+    /// tile is written.
+    fn multiply(
+        &mut self,
+        (kb, k0, kc): (usize, usize, usize),
+        panel: &[f32],
+        n0: usize,
+        nt: usize,
+        mt: usize,
+    ) {
+        let nr = tile().1;
+        let last = kb + 1 == self.blocks.0.len();
+        let target = &self.targets[target(self.targets, nt)];
+        let &Target { epilogue, outputs, out, first, .. } = target;
+        let gate = epilogue.then == Then::Gate;
+        let column = (nt - first) / if gate { 2 } else { 1 };
+        let width = (if gate { nr / 2 } else { nr }).min(outputs - column);
+        let (place, tall) = self.place(k0, kc, mt);
+        // Sums that wait for no other block take the same place again.
+        let alone = self.blocks.0.len() == 1;
+        let at = if alone { 0 } else { (nt - n0) * (self.m1 - self.m0) + (mt - self.m0) * nr };
+        let sums = &mut self.sums[at..][..tall * nr];
+        let (now, rest) = self.next.split_at(self.next.len().min(LINE * self.lines));
+        self.next = rest;
+        let at = mt * outputs + column;
+        let soon = Soon {
+            out: out.line(at),
+            residual: epilogue.residual.map(|all| all.as_ptr().wrapping_add(at)),
+            stride: outputs,
+            wide: width > LINE,
+            rows: if last { tall } else { 0 },
+            next: now.as_ptr(),
+            lines: now.len().div_ceil(LINE),
+        };
+        // SAFETY: the level was detected on this machine.
+        unsafe { (self.micro)(tall, kc, &self.packed[place], panel, sums, kb > 0, &soon) };
+        if last {
+            let factors = &self.factors[mt - self.m0..];
+            let tile = Tile { sums, nr, factors, row: mt, column, width, stride: outputs, out };
+            // SAFETY: a task alone writes its rows × columns of the output.
+            unsafe { finish(&epilogue, &tile) };
         }
     }
 }

@@ -6,8 +6,7 @@ use crate::Weight;
 use crate::lanes::ROUND;
 use crate::level::per_level;
 #[cfg(target_arch = "x86_64")]
-use crate::level::{Level, level};
-use crate::share::soon;
+use crate::level::{self, Level, level};
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -44,11 +43,22 @@ per_level! {
     }
 }
 
-/// Interleaves up to `nr` rows that are made one by one in scratch memory: `fill(r, row)`.
+/// Calls `of(r0, rows)` for up to [`ROWS`] rows at a time, `row(r0..)`.
+fn in_groups<'a>(rows: usize, row: impl Fn(usize) -> &'a [f32], mut of: impl FnMut(usize, &[&[f32]])) {
+    for r0 in (0..rows).step_by(ROWS) {
+        let height = ROWS.min(rows - r0);
+        let mut found = [&[][..]; ROWS];
+        found.iter_mut().enumerate().take(height).for_each(|(i, f)| *f = row(r0 + i));
+        of(r0, &found[..height]);
+    }
+}
+
+/// Interleaves up to 16 rows that are made one by one in scratch memory: `fill(r, row)`.
 fn interleave_made(
-    rows: usize,
+    height: usize,
     words: usize,
     stride: usize,
+    at: usize,
     out: &mut [f32],
     fill: impl Fn(usize, &mut [f32]),
 ) {
@@ -56,50 +66,53 @@ fn interleave_made(
     if scratch.len() < ROWS * words {
         scratch.resize(ROWS * words, 0.0);
     }
-    for r0 in (0..rows).step_by(ROWS) {
-        let height = ROWS.min(rows - r0);
-        for (i, row) in scratch.chunks_exact_mut(words).enumerate().take(height) {
-            fill(r0 + i, row);
-        }
-        let mut made = [&[][..]; ROWS];
-        made.iter_mut().zip(scratch.chunks_exact(words)).for_each(|(m, row)| *m = row);
-        interleave(&made[..height], stride, r0, out);
+    let mut made = [&[][..]; ROWS];
+    for (i, row) in scratch.chunks_exact_mut(words).enumerate().take(height) {
+        fill(i, row);
+        made[i] = row;
     }
+    interleave(&made[..height], stride, at, out);
     SCRATCH.set(scratch);
-}
-
-/// Rows of f32 that lie in memory, `row(r)`.
-fn interleave_rows<'a>(rows: usize, stride: usize, out: &mut [f32], row: impl Fn(usize) -> &'a [f32]) {
-    for r0 in (0..rows).step_by(ROWS) {
-        let height = ROWS.min(rows - r0);
-        let mut found = [&[][..]; ROWS];
-        found.iter_mut().enumerate().take(height).for_each(|(i, f)| *f = row(r0 + i));
-        interleave(&found[..height], stride, r0, out);
-    }
 }
 
 /// Rows of `k` values, rounded to bf16, as words of two: `[⌈k / 2⌉][rows]`.
 pub(crate) fn pack_bf16<'a>(rows: usize, k: usize, out: &mut [f32], row: impl Fn(usize) -> &'a [f32]) {
-    interleave_made(rows, k.div_ceil(2), rows, out, |r, made| {
-        let (x, made) = (row(r), halves(made));
-        made[x.len()..].fill(0);
-        narrow(x, made);
+    in_groups(rows, row, |r0, found| {
+        #[cfg(target_arch = "x86_64")]
+        if level() == Level::Avx512 && level::bf16() {
+            // SAFETY: the level was detected on this machine.
+            return unsafe { super::avx512::interleave_bf16(found, rows, r0, out) };
+        }
+        interleave_made(found.len(), k.div_ceil(2), rows, r0, out, |i, made| {
+            let (x, made) = (found[i], halves(made));
+            made[x.len()..].fill(0);
+            narrow(x, made);
+        });
     });
 }
 
-/// Rows of `k` values, quantised, `zero` added, as words of four: `[⌈k / 4⌉][rows]`.
+/// Rows of `k` values, each quantised by its factor, [`ZERO`] added, as words of four: `[⌈k / 4⌉][rows]`.
 pub(crate) fn pack_int8<'a>(
     rows: usize,
     k: usize,
-    inverse: f32,
-    zero: u8,
+    factors: &[f32],
     out: &mut [f32],
     row: impl Fn(usize) -> &'a [f32],
 ) {
-    interleave_made(rows, k.div_ceil(4), rows, out, |r, made| {
-        let (x, made) = (row(r), bytes(made));
-        made[x.len()..].fill(zero);
-        quantise(x, inverse, zero, made);
+    in_groups(rows, row, |r0, found| {
+        let mut inverses = [0f32; ROWS];
+        let inverses = &mut inverses[..found.len()];
+        inverses.iter_mut().zip(&factors[r0..]).for_each(|(i, f)| *i = inverse(*f));
+        #[cfg(target_arch = "x86_64")]
+        if level() == Level::Avx512 {
+            // SAFETY: the level was detected on this machine.
+            return unsafe { super::avx512::interleave_int8(found, inverses, rows, r0, out) };
+        }
+        interleave_made(found.len(), k.div_ceil(4), rows, r0, out, |i, made| {
+            let (x, made) = (found[i], bytes(made));
+            made[x.len()..].fill(ZERO);
+            quantise(x, inverses[i], ZERO, made);
+        });
     });
 }
 
@@ -150,19 +163,24 @@ per_level! {
     }
 }
 
+/// Largest magnitude; not a number if one value is none. Magnitudes are in the order of their bits, what is not a number
+/// last.
+fn largest(x: &[f32]) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: the level was detected on this machine.
+        return unsafe { super::avx512::largest(x) };
+    }
+    largest_plain(x)
+}
+
 per_level! {
-    /// Largest magnitude; not a number if one value is none. Magnitudes are in the order of their bits, what is not a number
-    /// last.
-    fn largest(x: &[f32]) -> f32 {
+    fn largest_plain(x: &[f32]) -> f32 {
         let mut most = [0u32; 32];
-        let (whole, rest) = x.as_chunks::<32>();
-        for c in whole {
+        for c in x.chunks(32) {
             for (m, v) in most.iter_mut().zip(c) {
                 *m = (*m).max(v.abs().to_bits());
             }
-        }
-        for (m, v) in most.iter_mut().zip(rest) {
-            *m = (*m).max(v.abs().to_bits());
         }
         f32::from_bits(most.iter().copied().fold(0, u32::max))
     }
@@ -187,33 +205,40 @@ pub(crate) fn inverse(factor: f32) -> f32 {
 /// Unsigned bytes of A stand for numbers from -127: this is added.
 pub(crate) const ZERO: u8 = 128;
 
-/// Rows of A, row-major with a stride.
+/// Rows of A, row-major.
 pub(crate) struct Rows<'a> {
-    pub data: &'a [f32],
-    pub stride: usize,
-    pub k: usize,
+    data: &'a [f32],
+    k: usize,
+    /// Values in a block of the shared dimension.
+    deep: usize,
 }
 
 impl<'a> Rows<'a> {
-    /// Block `kb` of row `m`, for words of `per` values each.
-    fn block(&self, kb: usize, m: usize, per: usize) -> &'a [f32] {
-        let deep = depth(self.k.div_ceil(per)) * per;
-        let k0 = kb * deep;
-        &self.data[m * self.stride + k0..][..deep.min(self.k - k0)]
+    /// Rows of `k` values each, for words of `per`.
+    pub fn new(data: &'a [f32], k: usize, per: usize) -> Self {
+        Rows { data, k, deep: depth(k.div_ceil(per)) * per }
     }
 
-    /// The same; row `m + ahead` is fetched meanwhile.
-    fn block_and_next(&self, kb: usize, m: usize, ahead: usize, per: usize) -> &'a [f32] {
-        let block = self.block(kb, m, per);
-        let deep = depth(self.k.div_ceil(per)) * per;
-        soon(self.data, (m + ahead) * self.stride + kb * deep, block.len());
-        block
+    /// Row `m`.
+    fn row(&self, m: usize) -> &'a [f32] {
+        &self.data[m * self.k..][..self.k]
+    }
+
+    /// Block `kb` of row `m`.
+    fn block(&self, kb: usize, m: usize) -> &'a [f32] {
+        let k0 = kb * self.deep;
+        &self.row(m)[k0..self.k.min(k0 + self.deep)]
     }
 }
 
 impl Left for Rows<'_> {
     fn pack(&self, kb: usize, m0: usize, rows: usize, _: &[f32], out: &mut [f32]) {
-        interleave_rows(rows, rows, out, |r| self.block_and_next(kb, m0 + r, rows, 1));
+        in_groups(rows, |r| self.block(kb, m0 + r), |r0, found| interleave(found, rows, r0, out));
+    }
+
+    fn source(&self, rows: Range<usize>) -> &[f32] {
+        let end = self.data.len();
+        &self.data[(rows.start * self.k).min(end)..(rows.end * self.k).min(end)]
     }
 }
 
@@ -224,36 +249,33 @@ impl Left for Bf16Rows<'_> {
     const PRECISION: Precision = Precision::Bf16;
 
     fn pack(&self, kb: usize, m0: usize, rows: usize, _: &[f32], out: &mut [f32]) {
-        let k = self.0.block(kb, m0, 2).len();
-        pack_bf16(rows, k, out, |r| self.0.block_and_next(kb, m0 + r, rows, 2));
+        let k = self.0.block(kb, m0).len();
+        pack_bf16(rows, k, out, |r| self.0.block(kb, m0 + r));
+    }
+
+    fn source(&self, rows: Range<usize>) -> &[f32] {
+        self.0.source(rows)
     }
 }
 
 /// Rows of A, quantised while they are packed, each with a factor of its own.
 pub(super) struct Int8Rows<'a>(pub Rows<'a>);
 
-impl Int8Rows<'_> {
-    fn row(&self, m: usize) -> &[f32] {
-        &self.0.data[m * self.0.stride..][..self.0.k]
-    }
-}
-
 impl Left for Int8Rows<'_> {
     const PRECISION: Precision = Precision::Int8;
 
     fn pack(&self, kb: usize, m0: usize, rows: usize, factors: &[f32], out: &mut [f32]) {
-        let words = self.0.block(kb, m0, 4).len().div_ceil(4);
-        interleave_made(rows, words, rows, out, |r, row| {
-            let x = self.0.block_and_next(kb, m0 + r, rows, 4);
-            let row = bytes(row);
-            row[x.len()..].fill(ZERO);
-            quantise(x, inverse(factors[r]), ZERO, row);
-        });
+        let k = self.0.block(kb, m0).len();
+        pack_int8(rows, k, factors, out, |r| self.0.block(kb, m0 + r));
+    }
+
+    fn source(&self, rows: Range<usize>) -> &[f32] {
+        self.0.source(rows)
     }
 
     fn factors(&self, m0: usize, out: &mut [f32]) {
         for (i, o) in out.iter_mut().enumerate() {
-            *o = factor(self.row(m0 + i));
+            *o = factor(self.0.row(m0 + i));
         }
     }
 }
@@ -316,36 +338,40 @@ impl Right for WeightRows<'_> {
         if let (Precision::F32, Weight::F16(all), Level::Avx512) = (self.precision, self.weight, level()) {
             return self.pack_f16(all, k0..k0 + kc, n0, cols, nr, out);
         }
-        interleave_made(cols, kc.div_ceil(per), nr, out, |c, row| {
-            // The row that comes sixteen later, maybe in the next panel, is fetched meanwhile.
-            let later = c + ROWS;
-            if let Some(n) = self.row(n0 + later / nr * nr, later % nr, nr) {
-                self.weight.soon(n * self.k + k0, kc);
-            }
-            let Some(n) = self.row(n0, c, nr) else { return row.fill(0.0) };
-            let start = n * self.k + k0;
-            match (self.precision, self.weight) {
-                (Precision::F32, weight) => weight.widen(start, row),
-                (Precision::Bf16, Weight::Bf16(b)) => {
-                    let row = bytes(row);
-                    row[kc * 2..].fill(0);
-                    row[..kc * 2].copy_from_slice(&b[start * 2..][..kc * 2]);
+        for r0 in (0..cols).step_by(ROWS) {
+            let height = ROWS.min(cols - r0);
+            interleave_made(height, kc.div_ceil(per), nr, r0, out, |i, row| {
+                let c = r0 + i;
+                // The row that comes sixteen later, maybe in the next panel, is fetched meanwhile.
+                let later = c + ROWS;
+                if let Some(n) = self.row(n0 + later / nr * nr, later % nr, nr) {
+                    self.weight.soon(n * self.k + k0, kc);
                 }
-                (precision, weight) => {
-                    let mut wide = [0f32; 256];
-                    row[kc / per..].fill(0.0);
-                    for k in (0..kc).step_by(wide.len()) {
-                        let wide = &mut wide[..(kc - k).min(256)];
-                        weight.widen(start + k, wide);
-                        if precision == Precision::Bf16 {
-                            narrow(wide, &mut halves(row)[k..]);
-                        } else {
-                            quantise(wide, inverse(self.factors[n]), 0, &mut bytes(row)[k..]);
+                let Some(n) = self.row(n0, c, nr) else { return row.fill(0.0) };
+                let start = n * self.k + k0;
+                match (self.precision, self.weight) {
+                    (Precision::F32, weight) => weight.widen(start, row),
+                    (Precision::Bf16, Weight::Bf16(b)) => {
+                        let row = bytes(row);
+                        row[kc * 2..].fill(0);
+                        row[..kc * 2].copy_from_slice(&b[start * 2..][..kc * 2]);
+                    }
+                    (precision, weight) => {
+                        let mut wide = [0f32; 256];
+                        row[kc / per..].fill(0.0);
+                        for k in (0..kc).step_by(wide.len()) {
+                            let wide = &mut wide[..(kc - k).min(256)];
+                            weight.widen(start + k, wide);
+                            if precision == Precision::Bf16 {
+                                narrow(wide, &mut halves(row)[k..]);
+                            } else {
+                                quantise(wide, inverse(self.factors[n]), 0, &mut bytes(row)[k..]);
+                            }
                         }
                     }
                 }
-            }
-        });
+            });
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! Operands are 32-bit words: one f32, two bf16 (the first in the lower half) or four bytes (the first lowest).
 //! `tile[rows, 16] (+)= block[kc, rows]ᵀ · panel[kc, 16]`, summed over the words in ascending order from zero;
-//! with `more` the finished sums are added to what the tile holds.
+//! with `more` the finished sums are added to what the tile holds. What `soon` names may be fetched meanwhile.
+
+use super::Soon;
 
 /// Columns of the tile.
 const NR: usize = 16;
@@ -33,21 +35,45 @@ fn tile_of<S: Copy + Default>(
 }
 
 /// Products of f32.
-pub(super) fn f32(rows: usize, kc: usize, block: &[f32], panel: &[f32], tile: &mut [f32], more: bool) {
+pub(super) fn f32(
+    rows: usize,
+    kc: usize,
+    block: &[f32],
+    panel: &[f32],
+    tile: &mut [f32],
+    more: bool,
+    _: &Soon,
+) {
     let fma = |s: f32, a: u32, b: u32| s + f32::from_bits(a) * f32::from_bits(b);
     tile_of(rows, kc, block, panel, tile, fma, |t, s| *t = if more { *t + s } else { s });
 }
 
 /// Products of bf16, summed in f32: the upper of a word's two first, each with one rounding (what `vdpbf16ps` does,
 /// which also takes numbers below the normal range as zero).
-pub(super) fn bf16(rows: usize, kc: usize, block: &[f32], panel: &[f32], tile: &mut [f32], more: bool) {
+pub(super) fn bf16(
+    rows: usize,
+    kc: usize,
+    block: &[f32],
+    panel: &[f32],
+    tile: &mut [f32],
+    more: bool,
+    _: &Soon,
+) {
     let (high, low) = (|w: u32| f32::from_bits(w & 0xffff_0000), |w: u32| f32::from_bits(w << 16));
     let fma = |s: f32, a: u32, b: u32| low(a).mul_add(low(b), high(a).mul_add(high(b), s));
     tile_of(rows, kc, block, panel, tile, fma, |t, s| *t = if more { *t + s } else { s });
 }
 
 /// Products of unsigned bytes of A and signed bytes of B, summed exactly: the tile holds the bits of i32.
-pub(super) fn int8(rows: usize, kc: usize, block: &[f32], panel: &[f32], tile: &mut [f32], more: bool) {
+pub(super) fn int8(
+    rows: usize,
+    kc: usize,
+    block: &[f32],
+    panel: &[f32],
+    tile: &mut [f32],
+    more: bool,
+    _: &Soon,
+) {
     let fma = |s: i32, a: u32, b: u32| {
         let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
         a.iter().zip(b).fold(s, |s, (a, b)| s + *a as i32 * (b as i8) as i32)
