@@ -7,7 +7,7 @@
 
 use instantstyle_kernels::Weight;
 use instantstyle_kernels::buffer::Buffer;
-use instantstyle_kernels::gemm::{Extras, Operand, Packed, Precision, layer};
+use instantstyle_kernels::gemm::{Extras, Operand, Packed, Precision, Then, layer};
 
 /// Rows, inner, columns: SD1.5 at 512 px with guidance (batch 2), SDXL at 1024 px, and the small ones.
 const SHAPES: &[(&str, usize, usize, usize)] = &[
@@ -150,7 +150,10 @@ fn main() {
             let w: Vec<u8> =
                 noise(n * k, 5).into_iter().flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect();
             let bias = noise(n, 7);
-            let mut out = Buffer::zeros(m * n);
+            // As in the networks: GEGLU on the way in, what was there before added on the way out.
+            let (gate, add) = (name.ends_with("in"), name.ends_with("feed out"));
+            let before = Buffer::zeros(if add { m * n } else { 0 });
+            let mut out = Buffer::zeros(if gate { m * n / 2 } else { m * n });
             print!("{name:<28}{m:>6}{k:>6}{n:>6}");
             for &(name, precision, times) in PRECISIONS {
                 if !formats.is_empty() && !formats.iter().any(|f| f == name) {
@@ -158,9 +161,10 @@ fn main() {
                     continue;
                 }
                 let weight = Weight::F16(&w);
-                let packed = (precision != Precision::F32).then(|| Packed::new(weight, k, precision, false));
+                let packed = (precision != Precision::F32).then(|| Packed::new(weight, k, precision, gate));
                 let operand = packed.as_ref().map_or(Operand::Stored(weight, precision), Operand::Packed);
-                let extras = Extras { bias: Some(&bias), ..Extras::default() };
+                let then = if gate { Then::Gate } else { Then::Keep };
+                let extras = Extras { bias: Some(&bias), then, residual: add.then_some(&before) };
                 let least = best(3, || layer(&a, k, operand, extras, &mut out));
                 let rate = (2 * m * n * k) as f64 / least;
                 print!("{:>9.1}{:>6.1}", rate * 1e-9, 100.0 * rate / (times * peak));

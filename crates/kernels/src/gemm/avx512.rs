@@ -231,8 +231,8 @@ fn transposed(r: [__m512; 16]) -> [__m512; 16] {
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn interleave(rows: &[&[f32]], stride: usize, at: usize, out: &mut [f32]) {
     let words = same_length(rows);
-    // SAFETY: the mask leaves out what is beyond the row.
-    let load = |r: usize, w0| unsafe { first(&rows[r][w0..]) };
+    // SAFETY: `load` is asked for what is there.
+    let load = |r: usize, w0, whole| unsafe { some_of(rows[r], w0, whole) };
     interleave_words::<false>(rows.len(), words, stride, at, out, load);
 }
 
@@ -243,10 +243,16 @@ pub(super) unsafe fn interleave(rows: &[&[f32]], stride: usize, at: usize, out: 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 pub(super) unsafe fn interleave_f16(rows: &[&[u8]], stride: usize, at: usize, out: &mut [f32]) {
     let words = same_length(rows) / 2;
-    let load = |r: usize, w0: usize| {
-        let halves = &rows[r][2 * w0..2 * words];
-        // SAFETY: the mask leaves out what is beyond the row.
-        _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(some(words - w0), halves.as_ptr().cast()) })
+    let load = |r: usize, w0: usize, whole: bool| {
+        let halves = rows[r].as_ptr().cast::<i16>().wrapping_add(w0);
+        // SAFETY: sixteen are there, or the mask leaves out what is beyond the row.
+        _mm512_cvtph_ps(unsafe {
+            if whole {
+                _mm256_loadu_epi16(halves)
+            } else {
+                _mm256_maskz_loadu_epi16(some(words - w0), halves)
+            }
+        })
     };
     interleave_words::<false>(rows.len(), words, stride, at, out, load);
 }
@@ -257,16 +263,16 @@ pub(super) unsafe fn interleave_f16(rows: &[&[u8]], stride: usize, at: usize, ou
 /// The machine must have AVX-512 F and BF16.
 #[target_feature(enable = "avx512f,avx512bf16")]
 pub(super) unsafe fn interleave_bf16(rows: &[&[f32]], stride: usize, at: usize, out: &mut [f32]) {
-    let words = same_length(rows).div_ceil(2);
-    let load = |r: usize, w0: usize| {
-        let x = &rows[r][2 * w0..];
-        // SAFETY: the masks leave out what is beyond the row; the types are the same 512 bits.
+    let k = same_length(rows);
+    let load = |r: usize, w0: usize, whole: bool| {
+        let whole = whole && k % 2 == 0;
+        // SAFETY: sixteen words of two are there, or it is not whole; the types are the same 512 bits.
         unsafe {
-            let (low, high) = (first(x), first(x.get(16..).unwrap_or(&[])));
+            let (low, high) = (some_of(rows[r], 2 * w0, whole), some_of(rows[r], 2 * w0 + 16, whole));
             std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low))
         }
     };
-    interleave_words::<false>(rows.len(), words, stride, at, out, load);
+    interleave_words::<false>(rows.len(), k.div_ceil(2), stride, at, out, load);
 }
 
 /// The same of rows that are quantised: whole numbers nearest to `x · inverse` of its row, plus 128, as words of four.
@@ -281,20 +287,21 @@ pub(super) unsafe fn interleave_int8(
     at: usize,
     out: &mut [f32],
 ) {
-    let words = same_length(rows).div_ceil(4);
+    let k = same_length(rows);
     assert!(inverses.len() == rows.len());
-    let load = |r: usize, w0: usize| {
-        let (x, inverse) = (&rows[r][4 * w0..], _mm512_set1_ps(inverses[r]));
-        let whole = |i: usize| {
-            // SAFETY: the mask leaves out what is beyond the row.
-            _mm512_cvtps_epi32(_mm512_mul_ps(unsafe { first(x.get(16 * i..).unwrap_or(&[])) }, inverse))
+    let load = |r: usize, w0: usize, whole: bool| {
+        let (whole, inverse) = (whole && k % 4 == 0, _mm512_set1_ps(inverses[r]));
+        let values = |i: usize| {
+            // SAFETY: sixteen words of four are there, or it is not whole.
+            let x = unsafe { some_of(rows[r], 4 * w0 + 16 * i, whole) };
+            _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse))
         };
         // Both pack within quarters of a vector: word 4 i + q of the row comes to place 4 q + i.
-        let (a, b) = (_mm512_packs_epi32(whole(0), whole(1)), _mm512_packs_epi32(whole(2), whole(3)));
+        let (a, b) = (_mm512_packs_epi32(values(0), values(1)), _mm512_packs_epi32(values(2), values(3)));
         let bytes = _mm512_packs_epi16(a, b);
         _mm512_castsi512_ps(_mm512_xor_si512(bytes, _mm512_set1_epi8(ZERO as i8)))
     };
-    interleave_words::<true>(rows.len(), words, stride, at, out, load);
+    interleave_words::<true>(rows.len(), k.div_ceil(4), stride, at, out, load);
 }
 
 /// See [`super::pack::factor`].
@@ -346,8 +353,22 @@ unsafe fn first(x: &[f32]) -> __m512 {
     }
 }
 
-/// `out[w · stride + at + r]` is word `w` of row `r`, where `load(r, w0)` gives words from `w0` on; `QUARTERS` says that word
-/// 4 i + q of them is at place 4 q + i.
+/// The values of `x` from `start` on, zeros beyond its end; `whole` promises sixteen.
+///
+/// # Safety
+/// The promise must hold, and the machine must have AVX-512 F.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn some_of(x: &[f32], start: usize, whole: bool) -> __m512 {
+    debug_assert!(!whole || x.len() >= start + 16);
+    // SAFETY: as promised.
+    unsafe {
+        if whole { _mm512_loadu_ps(x.as_ptr().add(start)) } else { first(x.get(start..).unwrap_or(&[])) }
+    }
+}
+
+/// `out[w · stride + at + r]` is word `w` of row `r`, where `load(r, w0, whole)` gives words from `w0` on, all sixteen if
+/// `whole`; `QUARTERS` says that word 4 i + q of them is at place 4 q + i.
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn interleave_words<const QUARTERS: bool>(
@@ -356,28 +377,59 @@ fn interleave_words<const QUARTERS: bool>(
     stride: usize,
     at: usize,
     out: &mut [f32],
-    load: impl Fn(usize, usize) -> __m512,
+    load: impl Fn(usize, usize, bool) -> __m512,
 ) {
+    match height {
+        // Panels have sixteen rows at a time, tiles of A fourteen.
+        16 => interleave_of::<16, QUARTERS>(height, words, stride, at, out, load),
+        14 => interleave_of::<14, QUARTERS>(height, words, stride, at, out, load),
+        _ => interleave_of::<0, QUARTERS>(height, words, stride, at, out, load),
+    }
+}
+
+/// The same for so many rows; any number if `HEIGHT` is 0.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn interleave_of<const HEIGHT: usize, const QUARTERS: bool>(
+    height: usize,
+    words: usize,
+    stride: usize,
+    at: usize,
+    out: &mut [f32],
+    load: impl Fn(usize, usize, bool) -> __m512,
+) {
+    let height = if HEIGHT == 0 { height } else { HEIGHT };
     assert!(height <= 16);
     assert!(at + height <= stride && (words == 0 || out.len() >= (words - 1) * stride + at + height));
     let mask = some(height);
-    for w0 in (0..words).step_by(16) {
+    let place = |w: usize| if QUARTERS { 4 * (w % 4) + w / 4 } else { w };
+    let mut w0 = 0;
+    // In a block without gaps the words after it overwrite what is too much.
+    let over = height == 16 || height == stride;
+    while HEIGHT != 0 && over && w0 + 16 <= words && (w0 + 15) * stride + at + 16 <= out.len() {
+        let columns =
+            transposed(std::array::from_fn(
+                |r| if r < HEIGHT { load(r, w0, true) } else { _mm512_setzero_ps() },
+            ));
+        // SAFETY: the last one ends inside by the condition.
+        unsafe {
+            let start = out.as_mut_ptr().add(w0 * stride + at);
+            for w in 0..16 {
+                _mm512_storeu_ps(start.add(w * stride), columns[place(w)]);
+            }
+        }
+        w0 += 16;
+    }
+    for w0 in (w0..words).step_by(16) {
         let mut r = [_mm512_setzero_ps(); 16];
         for (i, r) in r.iter_mut().enumerate().take(height) {
-            *r = load(i, w0);
+            *r = load(i, w0, false);
         }
         let columns = transposed(r);
         for w in 0..16.min(words - w0) {
-            let v = columns[if QUARTERS { 4 * (w % 4) + w / 4 } else { w }];
             let start = (w0 + w) * stride + at;
-            // In a block without gaps the words after it overwrite what is too much.
-            if height == 16 || height == stride && start + 16 <= out.len() {
-                // SAFETY: inside by the assertion or the condition.
-                unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(start), v) };
-            } else {
-                // SAFETY: only `height` words are written, which are inside by the assertion.
-                unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr().add(start), mask, v) };
-            }
+            // SAFETY: only `height` words are written, which are inside by the assertion.
+            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr().add(start), mask, columns[place(w)]) };
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What happens to the finished sums of a tile on their way to the output.
 
-use crate::act::{self, Activation, gelu_lanes};
+use crate::act::{Activation, gelu_lanes, gelu_short_lanes, quick_gelu_lanes, silu_lanes};
 use crate::lanes::Lanes;
 use crate::share::Shared;
 use crate::words::{Words, on_words};
@@ -38,6 +38,8 @@ pub(super) struct Tile<'a> {
     pub nr: usize,
     /// Factors of the rows of A, where they are quantised.
     pub factors: &'a [f32],
+    /// True if what is written may be off by as much as rounding operands to bf16 makes it.
+    pub narrow: bool,
     /// First row and column of the output, and how many columns.
     pub row: usize,
     pub column: usize,
@@ -82,22 +84,47 @@ unsafe fn finish_on<V: Words>(epilogue: &Epilogue, tile: &Tile) {
     // SAFETY: the caller's promises.
     unsafe {
         match epilogue.then {
-            Then::Keep => rows(epilogue, tile, |x: [V; 2]| x),
-            Then::Activate(activation) => {
-                rows(epilogue, tile, |x: [V; 2]| x.map(|x| act::of(activation, x)));
-            }
-            Then::Gate => rows(epilogue, tile, |x: [V; 2]| [x[0].mul(gelu_lanes(x[1])), x[1]]),
+            Then::Keep => rows::<V, Keep>(epilogue, tile),
+            Then::Activate(Activation::Silu) => rows::<V, Silu>(epilogue, tile),
+            Then::Activate(Activation::Gelu) => rows::<V, Gelu>(epilogue, tile),
+            Then::Activate(Activation::QuickGelu) => rows::<V, QuickGelu>(epilogue, tile),
+            Then::Gate if tile.narrow => rows::<V, ShortGate>(epilogue, tile),
+            Then::Gate => rows::<V, Gate>(epilogue, tile),
         }
     }
 }
 
-/// All rows, `then` being the function.
+/// A function of two vectors of columns, or of values and their gates: the first result counts.
+trait Function {
+    fn of<V: Lanes>(x: [V; 2]) -> [V; 2];
+}
+
+macro_rules! function {
+    ($name:ident, $x:ident => $of:expr) => {
+        struct $name;
+        impl Function for $name {
+            #[inline(always)]
+            fn of<V: Lanes>($x: [V; 2]) -> [V; 2] {
+                $of
+            }
+        }
+    };
+}
+
+function!(Keep, x => x);
+function!(Silu, x => [silu_lanes(x[0]), silu_lanes(x[1])]);
+function!(Gelu, x => [gelu_lanes(x[0]), gelu_lanes(x[1])]);
+function!(QuickGelu, x => [quick_gelu_lanes(x[0]), quick_gelu_lanes(x[1])]);
+function!(Gate, x => [x[0].mul(gelu_lanes(x[1])), x[1]]);
+function!(ShortGate, x => [x[0].mul(gelu_short_lanes(x[1])), x[1]]);
+
+/// All rows.
 ///
 /// # Safety
 /// As [`finish`]; the machine must have the level.
 #[inline(always)]
-unsafe fn rows<V: Words>(epilogue: &Epilogue, tile: &Tile, then: impl Fn([V; 2]) -> [V; 2]) {
-    let &Tile { sums, nr, factors, row, column, width, stride, out } = tile;
+unsafe fn rows<V: Words, F: Function>(epilogue: &Epilogue, tile: &Tile) {
+    let &Tile { sums, nr, factors, row, column, width, stride, out, .. } = tile;
     let gate = epilogue.then == Then::Gate;
     let most = if gate { V::WIDTH } else { nr };
     let tall = sums.len() / nr;
@@ -135,7 +162,7 @@ unsafe fn rows<V: Words>(epilogue: &Epilogue, tile: &Tile, then: impl Fn([V; 2])
             if epilogue.bias.is_some() {
                 x = [x[0].add(bias[0]), x[1].add(bias[1])];
             }
-            x = then(x);
+            x = F::of(x);
             let start = r * stride;
             if whole {
                 for (i, mut x) in x.into_iter().enumerate().take(most / V::WIDTH) {

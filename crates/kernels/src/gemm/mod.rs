@@ -614,7 +614,8 @@ impl<L: Left> Block<'_, L> {
         unsafe { (self.micro)(tall, kc, &self.packed[place], panel, sums, kb > 0, &soon) };
         if last {
             let factors = &self.factors[mt - self.m0..];
-            let tile = Tile { sums, nr, factors, row: mt, column, width, stride: outputs, out };
+            let narrow = L::PRECISION != Precision::F32;
+            let tile = Tile { sums, nr, factors, narrow, row: mt, column, width, stride: outputs, out };
             // SAFETY: a task alone writes its rows × columns of the output.
             unsafe { finish(&epilogue, &tile) };
         }
