@@ -335,7 +335,8 @@ impl Resample {
     fn forward(&self, x: &Tensor, states: &Tensor) -> Tensor {
         let queries = self.norm_queries.forward(x);
         let all = Tensor::concat_tokens(&[&self.norm_states.forward(states), &queries]);
-        let (q, k, v) = (self.q.forward(&queries), self.kv_k.forward(&all), self.kv_v.forward(&all));
+        let q = self.q.forward(&queries);
+        let [k, v] = Linear::forward_each([&self.kv_k, &self.kv_v], &all);
         let x = self.out.forward_add(&attend(&q, &k, &v, self.heads, false), x);
         let h = self.feed_in.forward_activate(&self.feed_norm.forward(&x), Activation::Gelu);
         self.feed_out.forward_add(&h, &x)

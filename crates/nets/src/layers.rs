@@ -2,7 +2,7 @@
 
 use crate::tensor::Tensor;
 use crate::weights::Stored;
-use instantstyle_kernels::gemm::{Extras, Operand, Packed, Then};
+use instantstyle_kernels::gemm::{Extras, Operand, Packed, Part, Then};
 use instantstyle_kernels::{Weight, act, attention, conv, gemm, norm};
 use std::sync::{Arc, OnceLock};
 
@@ -69,25 +69,50 @@ impl Linear {
         self.apply(x, Then::Gate, None)
     }
 
+    /// The outputs of several layers of one precision for the same input, which is read once: attention's queries, keys and
+    /// values. The same bits as one after the other.
+    pub fn forward_each<const N: usize>(layers: [&Linear; N], x: &Tensor) -> [Tensor; N] {
+        let mut out = layers.map(|layer| layer.output(x, false));
+        let mut parts: Vec<Part> = layers
+            .iter()
+            .zip(&mut out)
+            .map(|(layer, out)| Part {
+                weight: layer.operand(false),
+                extras: Extras { bias: layer.bias.as_deref(), ..Extras::default() },
+                out: out.data_mut(),
+            })
+            .collect();
+        gemm::layers(x.data(), x.channels(), &mut parts);
+        out
+    }
+
     fn apply(&self, x: &Tensor, then: Then, residual: Option<&Tensor>) -> Tensor {
-        assert_eq!(x.channels(), self.inputs, "input width");
         let gated = then == Then::Gate;
+        let mut out = self.output(x, gated);
+        let extras = Extras { bias: self.bias.as_deref(), then, residual: residual.map(Tensor::data) };
+        gemm::layer(x.data(), self.inputs, self.operand(gated), extras, out.data_mut());
+        out
+    }
+
+    /// A tensor for the output.
+    fn output(&self, x: &Tensor, gated: bool) -> Tensor {
+        assert_eq!(x.channels(), self.inputs, "input width");
         let mut shape = x.shape().to_vec();
         *shape.last_mut().expect("a tensor has an axis") =
             if gated { self.outputs / 2 } else { self.outputs };
-        let mut out = Tensor::stale(shape);
+        Tensor::stale(shape)
+    }
+
+    fn operand(&self, gated: bool) -> Operand<'_> {
         let weight = self.weight.kernel_view().expect("checked on loading");
-        let operand = match self.precision {
+        match self.precision {
             Precision::F32 => Operand::Stored(weight, Precision::F32),
             precision => Operand::Packed(self.packed.get_or_init(|| {
                 let packed = Packed::new(weight, self.inputs, precision, gated);
                 self.weight.release();
                 packed
             })),
-        };
-        let extras = Extras { bias: self.bias.as_deref(), then, residual: residual.map(Tensor::data) };
-        gemm::layer(x.data(), self.inputs, operand, extras, out.data_mut());
-        out
+        }
     }
 }
 

@@ -67,9 +67,8 @@ impl Stack {
 impl Layer {
     /// `[batch, tokens, hidden]` → the same.
     fn forward(&self, x: &Tensor) -> Tensor {
-        let n = self.norm1.forward(x);
-        let a =
-            attend(&self.q.forward(&n), &self.k.forward(&n), &self.v.forward(&n), self.heads, self.causal);
+        let [q, k, v] = Linear::forward_each([&self.q, &self.k, &self.v], &self.norm1.forward(x));
+        let a = attend(&q, &k, &v, self.heads, self.causal);
         let x = self.out.forward_add(&a, x);
         let h = self.fc1.forward_activate(&self.norm2.forward(&x), self.activation);
         self.fc2.forward_add(&h, &x)

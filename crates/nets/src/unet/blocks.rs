@@ -87,7 +87,8 @@ impl Attention {
     }
 
     pub(super) fn key_value(&self, tokens: &Tensor) -> KeyValue {
-        KeyValue { k: self.k.forward(tokens), v: self.v.forward(tokens) }
+        let [k, v] = Linear::forward_each([&self.k, &self.v], tokens);
+        KeyValue { k, v }
     }
 }
 
@@ -137,9 +138,10 @@ impl Transformer {
             n = merged.merge(&n);
         }
         let a = &self.self_attention;
-        let KeyValue { k, v } = a.key_value(&n);
+        let [q, k, v] = Linear::forward_each([&a.q, &a.k, &a.v], &n);
         let own = Attended { k: &k, v: &v, weight: 1.0, mask: None };
-        let mut attended = attend_over(&a.q.forward(&n), &[own], a.heads, a.q.precision());
+        let mut attended = attend_over(&q, &[own], a.heads, a.q.precision());
+        drop((q, k, v));
         if let Some(windows) = &windows {
             attended = windows.join(&attended);
         }

@@ -70,9 +70,9 @@ impl MidAttention {
     fn forward(&self, x: &Tensor) -> Tensor {
         let tokens = [x.dim(0), x.dim(1) * x.dim(2), x.dim(3)];
         let n = self.norm.forward(x).reshape(tokens);
-        let (k, v) = (self.k.forward(&n), self.v.forward(&n));
+        let [q, k, v] = Linear::forward_each([&self.q, &self.k, &self.v], &n);
         let all = Attended { k: &k, v: &v, weight: 1.0, mask: None };
-        let a = attend_over(&self.q.forward(&n), &[all], 1, self.q.precision());
+        let a = attend_over(&q, &[all], 1, self.q.precision());
         self.out.forward_add(&a.reshape(x.shape()), x)
     }
 }
