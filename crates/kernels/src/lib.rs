@@ -70,16 +70,23 @@ impl<'a> Weight<'a> {
         self.len() == 0
     }
 
-    /// Tells the processor that weights `start..start + len`, as far as there are such, will be read soon.
-    pub(crate) fn soon(&self, start: usize, len: usize) {
-        match *self {
-            Weight::F32(b) => share::soon(b, start * 4, len * 4),
-            Weight::F16(b) | Weight::Bf16(b) => share::soon(b, start * 2, len * 2),
+    /// The bytes of weights `start..start + len`, as far as there are such.
+    pub(crate) fn bytes(&self, start: usize, len: usize) -> &'a [u8] {
+        let (b, start, len) = match *self {
+            Weight::F32(b) => (b, start * 4, len * 4),
+            Weight::F16(b) | Weight::Bf16(b) => (b, start * 2, len * 2),
             Weight::Blocks(kind, b) => {
                 let (values, size) = kind.size();
-                share::soon(b, start / values * size, len.div_ceil(values) * size);
+                (b, start / values * size, len.div_ceil(values) * size)
             }
-        }
+        };
+        &b[start.min(b.len())..(start + len).min(b.len())]
+    }
+
+    /// Tells the processor that weights `start..start + len`, as far as there are such, will be read soon.
+    pub(crate) fn soon(&self, start: usize, len: usize) {
+        let bytes = self.bytes(start, len);
+        share::soon(bytes, 0, bytes.len());
     }
 
     /// Widens `out.len()` weights starting at `start` to f32. Exact; of blocks the values that ggml's reference gives.

@@ -67,7 +67,7 @@ struct Kernels<'a> {
 }
 
 impl Right for Kernels<'_> {
-    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
+    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, _: bool, out: &mut [f32]) {
         let c0 = kb * self.channels;
         let channels = self.channels.min(self.inputs - c0);
         let row = &mut vec![0f32; channels * self.taps][..];
@@ -108,8 +108,8 @@ impl<T: Left> Left for Paired<'_, T> {
 }
 
 impl<T: Right> Right for Paired<'_, T> {
-    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
-        self.pack(kb, nr, out, |out| self.0.pack(kb, n0, cols, nr, out));
+    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, fetch: bool, out: &mut [f32]) {
+        self.pack(kb, nr, out, |out| self.0.pack(kb, n0, cols, nr, fetch, out));
     }
 }
 

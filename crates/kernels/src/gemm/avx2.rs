@@ -54,8 +54,7 @@ macro_rules! kernel {
                     }
                 }
             }
-            (0..soon.rows).for_each(|r| soon.row(r));
-            (0..soon.lines).for_each(|l| soon.line(l));
+            soon.fetch();
             assert!(block.len() >= kc * rows && panel.len() >= kc * NR && tile.len() >= rows * NR);
             let (a, b, t) = (block.as_ptr(), panel.as_ptr(), tile.as_mut_ptr());
             // SAFETY: the lengths were checked above for this number of rows.

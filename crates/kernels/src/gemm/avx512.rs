@@ -48,23 +48,26 @@ macro_rules! kernel {
                 more: bool,
                 soon: &Soon,
             ) {
-                // A row or a line for each word: a processor waits for only so many at a time.
                 let rows = soon.rows.min(kc);
                 (rows..soon.rows).for_each(|r| soon.row(r));
-                let lines = soon.lines.min(kc - rows);
-                (lines..soon.lines).for_each(|l| soon.line(l));
                 // SAFETY: the caller checked that kc · MR, kc · NR and MR · NR words are there.
                 unsafe {
                     let mut sum = [[_mm512_setzero_ps(); 2]; MR];
+                    // A row or a line for each word: a processor waits for only so many at a time. What is left over comes late.
                     for r in 0..rows {
                         soon.row(r);
                         step!(sum, a, b, MR, $fma);
                     }
-                    for l in 0..lines {
-                        soon.line(l);
-                        step!(sum, a, b, MR, $fma);
+                    let mut left = kc - rows;
+                    for run in &soon.runs {
+                        let lines = run.lines.min(left);
+                        for l in 0..lines {
+                            run.soon(l);
+                            step!(sum, a, b, MR, $fma);
+                        }
+                        left -= lines;
                     }
-                    for _ in rows + lines..kc {
+                    for _ in 0..left {
                         step!(sum, a, b, MR, $fma);
                     }
                     for (r, sum) in sum.iter().enumerate() {

@@ -26,7 +26,7 @@ pub(crate) use packed::Panels;
 
 use crate::Weight;
 use crate::level::{self, Level, level};
-use crate::share::{Shared, each, soon_used};
+use crate::share::{Shared, each, soon, soon_used};
 use pack::{Bf16Rows, Int8Rows, WeightRows};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -107,9 +107,9 @@ pub(crate) trait Left: Sync {
 }
 
 /// Where the right operand's columns come from. `pack` writes block `kb` of columns `n0..n0 + cols` as
-/// `[words][nr]`; columns `cols..nr` may hold anything.
+/// `[words][nr]`; columns `cols..nr` may hold anything. With `fetch` it also fetches what it will read for the next ones.
 pub(crate) trait Right: Sync {
-    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]);
+    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, fetch: bool, out: &mut [f32]);
 
     /// The panel at column `n0`, words `k0..k0 + kc`, if it is packed already.
     fn packed(&self, _n0: usize, _k0: usize, _kc: usize) -> Option<&[f32]> {
@@ -119,6 +119,11 @@ pub(crate) trait Right: Sync {
     /// True if `packed` has every panel.
     fn is_packed(&self) -> bool {
         false
+    }
+
+    /// What `pack` reads of column `c` of the panel at `n0`, if it lies together and there is such a column.
+    fn source(&self, _kb: usize, _n0: usize, _c: usize, _nr: usize) -> &[u8] {
+        &[]
     }
 }
 
@@ -295,6 +300,8 @@ fn micro(precision: Precision) -> Micro {
 
 thread_local! {
     static SCRATCH: RefCell<(Vec<f32>, Vec<f32>)> = const { RefCell::new((Vec::new(), Vec::new())) };
+    /// A, packed for all threads by the one that calls.
+    static LEFT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
     /// B, packed ahead for all threads by the one that calls.
     static AHEAD: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
@@ -316,7 +323,7 @@ struct Ahead<'a> {
 }
 
 impl Right for Ahead<'_> {
-    fn pack(&self, _: usize, _: usize, _: usize, _: usize, _: &mut [f32]) {
+    fn pack(&self, _: usize, _: usize, _: usize, _: usize, _: bool, _: &mut [f32]) {
         unreachable!("packed ahead");
     }
 
@@ -340,7 +347,7 @@ fn pack_panels<R: Right>(b: &R, cols: Range<usize>, blocks: &Blocks, words: &mut
         for (kb, k0, kc) in blocks.iter() {
             // SAFETY: each panel is its own.
             let out = unsafe { words.part(p * panel + k0 * nr, kc * nr) };
-            b.pack(kb, n0, nr.min(cols.end - n0), nr, out);
+            b.pack(kb, n0, nr.min(cols.end - n0), nr, true, out);
         }
     });
 }
@@ -379,10 +386,15 @@ fn target(targets: &[Target], n0: usize) -> usize {
 }
 
 impl<R: Right> Right for Joined<'_, R> {
-    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
+    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, fetch: bool, out: &mut [f32]) {
         let t = target(self.targets, n0);
         let n0 = n0 - self.targets[t].first;
-        self.rights[t].pack(kb, n0, cols.min(self.targets[t].columns - n0), nr, out);
+        self.rights[t].pack(kb, n0, cols.min(self.targets[t].columns - n0), nr, fetch, out);
+    }
+
+    fn source(&self, kb: usize, n0: usize, c: usize, nr: usize) -> &[u8] {
+        let t = target(self.targets, n0);
+        self.rights[t].source(kb, n0 - self.targets[t].first, c, nr)
     }
 
     fn packed(&self, n0: usize, k0: usize, kc: usize) -> Option<&[f32]> {
@@ -441,15 +453,65 @@ fn split<L: Left, R: Right>(m: usize, cols: Range<usize>, blocks: &Blocks, a: &L
     let needed = m.div_ceil(block_rows(blocks.words()));
     let down = if needed >= threads { needed.next_multiple_of(threads).min(tiles) } else { needed };
     let across = if threads == 1 { 1 } else { (2 * threads).div_ceil(down) }.min(cols.len().div_ceil(nr));
+    // Where all tasks have the same rows, these are packed once.
+    let mut left = LEFT.take();
+    let mut ready = None;
+    if down == 1 && across > 1 {
+        let (packed, factors) = aligned(&mut left, m * blocks.words() + m).split_at_mut(m * blocks.words());
+        let (to, of) = (Shared::new(packed), Shared::new(factors));
+        each(tiles, |t| {
+            let source = a.source(t * mr..m.min((t + 1) * mr));
+            soon(source, 0, source.len());
+            // Another core has read what is written here now.
+            for (_, k0, kc) in blocks.iter() {
+                let place = place(&(0..m), k0, kc, t * mr);
+                to.soon(place.start, place.len());
+            }
+            // SAFETY: each tile has its own part.
+            unsafe { pack_tile(a, blocks, 0..m, t * mr, to, of) };
+        });
+        ready = Some((&*packed, &*factors));
+    }
     each(down * across, |task| {
         let rows = span(m, mr, down, task / across);
         let part = span(cols.len(), nr, across, task % across);
         let part = cols.start + part.start..cols.start + part.end;
         // Taken out of the cell, so that a task stolen by this thread inside `each` finds it free.
         let mut scratch = SCRATCH.take();
-        serial(rows, part, blocks, a, b, targets, &mut scratch);
+        serial(rows, part, blocks, a, b, targets, ready, &mut scratch);
         SCRATCH.set(scratch);
     });
+    LEFT.set(left);
+}
+
+/// Where a block of the tile at row `mt` is among packed `rows`, for words `k0..k0 + kc`.
+fn place(rows: &Range<usize>, k0: usize, kc: usize, mt: usize) -> Range<usize> {
+    let tall = tile().0.min(rows.end - mt);
+    let at = rows.len() * k0 + (mt - rows.start) * kc;
+    at..at + tall * kc
+}
+
+/// Packs all blocks of the tile at row `mt` of `rows`, and writes their factors.
+///
+/// # Safety
+/// No other thread may use the tile's parts of `packed` and `factors` meanwhile.
+unsafe fn pack_tile<L: Left>(
+    a: &L,
+    blocks: &Blocks,
+    rows: Range<usize>,
+    mt: usize,
+    packed: Shared,
+    factors: Shared,
+) {
+    let tall = tile().0.min(rows.end - mt);
+    // SAFETY: the caller's promise.
+    let factors = unsafe { factors.part(mt - rows.start, tall) };
+    a.factors(mt, factors);
+    for (kb, k0, kc) in blocks.iter() {
+        let place = place(&rows, k0, kc, mt);
+        // SAFETY: the caller's promise.
+        a.pack(kb, mt, tall, factors, unsafe { packed.part(place.start, place.len()) });
+    }
 }
 
 /// Part `p` of `parts` of `0..n`, in units of `unit`.
@@ -458,7 +520,9 @@ fn span(n: usize, unit: usize, parts: usize, p: usize) -> Range<usize> {
     (units * p / parts * unit).min(n)..(units * (p + 1) / parts * unit).min(n)
 }
 
-/// Rows × columns of the outputs on this thread; columns are counted as the panels have them.
+/// Rows × columns of the outputs on this thread; columns are counted as the panels have them. `ready` has the rows packed,
+/// with their factors, where they are.
+#[allow(clippy::too_many_arguments)]
 fn serial<L: Left, R: Right>(
     rows: Range<usize>,
     cols: Range<usize>,
@@ -466,6 +530,7 @@ fn serial<L: Left, R: Right>(
     a: &L,
     b: &R,
     targets: &[Target],
+    ready: Option<(&[f32], &[f32])>,
     (pa, pb): &mut (Vec<f32>, Vec<f32>),
 ) {
     let (mr, nr) = tile();
@@ -473,37 +538,99 @@ fn serial<L: Left, R: Right>(
     let most = block_rows(words);
     let panel = aligned(pb, blocks.0.iter().copied().max().unwrap_or(0) * nr);
     let height = most.min(rows.len());
-    let (packed, rest) = aligned(pa, height * words + height * NC + height).split_at_mut(height * words);
-    let (sums, factors) = rest.split_at_mut(height * NC);
+    let own = if ready.is_some() { 0 } else { height };
+    // The sums of tiles, the rows packed, and their factors.
+    let (sums, rest) = aligned(pa, height * NC + own * (words + 1)).split_at_mut(height * NC);
+    let (packed, factors) = rest.split_at_mut(own * words);
     let micro = micro(L::PRECISION);
-    let mut of =
-        Block { a, blocks, targets, micro, m0: 0, m1: 0, packed, sums, factors, next: &[], lines: 0 };
     for m0 in rows.clone().step_by(most) {
-        (of.m0, of.m1) = (m0, (m0 + most).min(rows.end));
-        let tiles = (of.m0..of.m1).step_by(mr);
-        for block in blocks.iter() {
-            tiles.clone().for_each(|mt| of.pack(block, mt));
+        let rows = m0..(m0 + most).min(rows.end);
+        let tiles = rows.clone().step_by(mr);
+        if ready.is_none() {
+            let (packed, factors) = (Shared::new(packed), Shared::new(factors));
+            // SAFETY: only this thread has them.
+            tiles.clone().for_each(|mt| unsafe { pack_tile(a, blocks, rows.clone(), mt, packed, factors) });
         }
-        of.next = a.source(of.m1..of.m1 + most);
+        let (packed, factors) = ready.unwrap_or((packed, factors));
+        let next = a.source(rows.end..rows.end + most);
         let products = cols.len().div_ceil(nr) * tiles.len() * blocks.0.len();
-        of.lines = of.next.len().div_ceil(LINE).div_ceil(products);
+        let lines = next.len().div_ceil(LINE).div_ceil(products);
+        let alone = blocks.0.len() == 1;
+        // Columns whose weights are fetched during each product; where these are few, packing does it.
+        let ahead = nr.div_ceil(tiles.len());
+        let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
+        let mut of = Block {
+            rows,
+            targets,
+            micro,
+            narrow: L::PRECISION != Precision::F32,
+            packed,
+            sums,
+            factors,
+            next,
+        };
         for n0 in cols.clone().step_by(NC) {
             let n1 = (n0 + NC).min(cols.end);
-            for block in blocks.iter() {
-                let (kb, k0, kc) = block;
+            for (kb, k0, kc) in blocks.iter() {
+                let last = kb + 1 == blocks.0.len();
                 for nt in (n0..n1).step_by(nr) {
                     let panel = match b.packed(nt, k0, kc) {
                         Some(panel) => panel,
                         None => {
                             let panel = &mut panel[..kc * nr];
-                            b.pack(kb, nt, nr.min(n1 - nt), nr, panel);
+                            b.pack(kb, nt, nr.min(n1 - nt), nr, ahead == 0, panel);
                             panel
                         }
                     };
-                    tiles.clone().for_each(|mt| of.multiply(block, panel, n0, nt, mt));
+                    // The panel after this one.
+                    let (later_kb, later) = match nt + nr < n1 {
+                        true => (kb, nt + nr),
+                        false if !last => (kb + 1, n0),
+                        false => (0, n1),
+                    };
+                    for (i, mt) in tiles.clone().enumerate() {
+                        let mut runs = [Run::default(); RUNS];
+                        runs[0] = of.next(lines);
+                        if ahead > 0 && later < cols.end {
+                            for (c, run) in (i * ahead..nr).zip(&mut runs[..ahead]) {
+                                *run = Run::of(b.source(later_kb, later, c, nr));
+                            }
+                        }
+                        // Sums that wait for no other block take the same place again.
+                        let wait = if alone { 0 } else { (nt - n0) * of.rows.len() + (mt - m0) * nr };
+                        of.multiply((k0, kc), (kb > 0, last), panel, (mt, nt), wait, runs);
+                    }
                 }
             }
         }
+    }
+}
+
+/// Runs of lines that are fetched during one product, at most.
+const RUNS: usize = 4;
+
+/// Lines of the cache that lie together.
+#[derive(Clone, Copy)]
+struct Run {
+    start: *const f32,
+    lines: usize,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Run { start: std::ptr::null(), lines: 0 }
+    }
+}
+
+impl Run {
+    /// Those of these bytes.
+    fn of(bytes: &[u8]) -> Self {
+        Run { start: bytes.as_ptr().cast(), lines: bytes.len().div_ceil(4 * LINE) }
+    }
+
+    #[inline(always)]
+    fn soon(&self, line: usize) {
+        soon_used(self.start.wrapping_add(line * LINE));
     }
 }
 
@@ -516,9 +643,8 @@ struct Soon {
     stride: usize,
     wide: bool,
     rows: usize,
-    /// Lines of A, one after the other.
-    next: *const f32,
-    lines: usize,
+    /// What will be packed next.
+    runs: [Run; RUNS],
 }
 
 impl Soon {
@@ -533,73 +659,61 @@ impl Soon {
         }
     }
 
-    #[inline(always)]
-    fn line(&self, l: usize) {
-        soon_used(self.next.wrapping_add(l * LINE));
+    /// All at once.
+    #[cfg(target_arch = "x86_64")]
+    fn fetch(&self) {
+        (0..self.rows).for_each(|r| self.row(r));
+        for run in &self.runs {
+            (0..run.lines).for_each(|l| run.soon(l));
+        }
     }
 }
 
-/// Rows `m0..m1` of A at work.
-struct Block<'a, L> {
-    a: &'a L,
-    blocks: &'a Blocks,
+/// Rows of A at work.
+struct Block<'a> {
+    rows: Range<usize>,
     targets: &'a [Target<'a>],
     micro: Micro,
-    m0: usize,
-    m1: usize,
+    /// True for bf16 and int8.
+    narrow: bool,
     /// The rows, packed: by blocks of the shared dimension, tile by tile.
-    packed: &'a mut [f32],
+    packed: &'a [f32],
     /// Sums of tiles that wait for the next block.
     sums: &'a mut [f32],
     /// Factors of the rows.
-    factors: &'a mut [f32],
-    /// What is left to fetch of the rows that are packed next, and how many lines of it during each product.
+    factors: &'a [f32],
+    /// What is left to fetch of the rows that are packed next.
     next: &'a [f32],
-    lines: usize,
 }
 
-impl<L: Left> Block<'_, L> {
-    /// Where a block of the tile at row `mt` is, and how many rows it has.
-    fn place(&self, k0: usize, kc: usize, mt: usize) -> (Range<usize>, usize) {
-        let tall = tile().0.min(self.m1 - mt);
-        let at = (self.m1 - self.m0) * k0 + (mt - self.m0) * kc;
-        (at..at + tall * kc, tall)
+impl Block<'_> {
+    /// The next so many lines of the rows that are packed next.
+    fn next(&mut self, lines: usize) -> Run {
+        let (now, rest) = self.next.split_at(self.next.len().min(LINE * lines));
+        self.next = rest;
+        Run { start: now.as_ptr(), lines: now.len().div_ceil(LINE) }
     }
 
-    /// Packs a block of the tile at row `mt`.
-    fn pack(&mut self, (kb, k0, kc): (usize, usize, usize), mt: usize) {
-        let (place, tall) = self.place(k0, kc, mt);
-        let factors = &mut self.factors[mt - self.m0..][..tall];
-        if kb == 0 {
-            self.a.factors(mt, factors);
-        }
-        self.a.pack(kb, mt, tall, factors, &mut self.packed[place]);
-    }
-
-    /// Multiplies it by the panel at column `nt`, of the columns from `n0` on that are under way; after the last block the
-    /// tile is written.
+    /// Multiplies words `k0..k0 + kc` of the tile at row `mt` by the panel at column `nt`; its sums are at `wait`, those of
+    /// `more` blocks before are there already. After the `last` block the tile is written.
     fn multiply(
         &mut self,
-        (kb, k0, kc): (usize, usize, usize),
+        (k0, kc): (usize, usize),
+        (more, last): (bool, bool),
         panel: &[f32],
-        n0: usize,
-        nt: usize,
-        mt: usize,
+        (mt, nt): (usize, usize),
+        wait: usize,
+        runs: [Run; RUNS],
     ) {
         let nr = tile().1;
-        let last = kb + 1 == self.blocks.0.len();
         let target = &self.targets[target(self.targets, nt)];
         let &Target { epilogue, outputs, out, first, .. } = target;
         let gate = epilogue.then == Then::Gate;
         let column = (nt - first) / if gate { 2 } else { 1 };
         let width = (if gate { nr / 2 } else { nr }).min(outputs - column);
-        let (place, tall) = self.place(k0, kc, mt);
-        // Sums that wait for no other block take the same place again.
-        let alone = self.blocks.0.len() == 1;
-        let at = if alone { 0 } else { (nt - n0) * (self.m1 - self.m0) + (mt - self.m0) * nr };
-        let sums = &mut self.sums[at..][..tall * nr];
-        let (now, rest) = self.next.split_at(self.next.len().min(LINE * self.lines));
-        self.next = rest;
+        let place = place(&self.rows, k0, kc, mt);
+        let tall = place.len() / kc;
+        let sums = &mut self.sums[wait..][..tall * nr];
         let at = mt * outputs + column;
         let soon = Soon {
             out: out.line(at),
@@ -607,15 +721,14 @@ impl<L: Left> Block<'_, L> {
             stride: outputs,
             wide: width > LINE,
             rows: if last { tall } else { 0 },
-            next: now.as_ptr(),
-            lines: now.len().div_ceil(LINE),
+            runs,
         };
         // SAFETY: the level was detected on this machine.
-        unsafe { (self.micro)(tall, kc, &self.packed[place], panel, sums, kb > 0, &soon) };
+        unsafe { (self.micro)(tall, kc, &self.packed[place], panel, sums, more, &soon) };
         if last {
-            let factors = &self.factors[mt - self.m0..];
-            let narrow = L::PRECISION != Precision::F32;
-            let tile = Tile { sums, nr, factors, narrow, row: mt, column, width, stride: outputs, out };
+            let factors = &self.factors[mt - self.rows.start..];
+            let (row, stride, narrow) = (mt, outputs, self.narrow);
+            let tile = Tile { sums, nr, factors, narrow, row, column, width, stride, out };
             // SAFETY: a task alone writes its rows × columns of the output.
             unsafe { finish(&epilogue, &tile) };
         }

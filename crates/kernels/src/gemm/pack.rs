@@ -292,6 +292,13 @@ pub(super) struct WeightRows<'a> {
 }
 
 impl WeightRows<'_> {
+    /// Values of block `kb`.
+    fn block(&self, kb: usize) -> Range<usize> {
+        let per = self.precision.per_word();
+        let deep = depth(self.k.div_ceil(per)) * per;
+        kb * deep..self.k.min((kb + 1) * deep)
+    }
+
     /// The weight's row for column `c` of the panel at `n0`.
     fn row(&self, n0: usize, c: usize, nr: usize) -> Option<usize> {
         match self.gated {
@@ -307,7 +314,17 @@ impl WeightRows<'_> {
 #[cfg(target_arch = "x86_64")]
 impl WeightRows<'_> {
     /// Rows of f16 to f32, without a copy in between.
-    fn pack_f16(&self, all: &[u8], part: Range<usize>, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
+    #[allow(clippy::too_many_arguments)]
+    fn pack_f16(
+        &self,
+        all: &[u8],
+        part: Range<usize>,
+        n0: usize,
+        cols: usize,
+        nr: usize,
+        fetch: bool,
+        out: &mut [f32],
+    ) {
         let none = if self.gated.is_some() { vec![0; 2 * part.len()] } else { Vec::new() };
         for r0 in (0..cols).step_by(ROWS) {
             let mut rows = [&none[..]; ROWS];
@@ -315,7 +332,7 @@ impl WeightRows<'_> {
             for (i, row) in rows.iter_mut().enumerate() {
                 // The row that comes sixteen later, maybe in the next panel, is fetched meanwhile.
                 let later = r0 + i + ROWS;
-                if let Some(n) = self.row(n0 + later / nr * nr, later % nr, nr) {
+                if let (true, Some(n)) = (fetch, self.row(n0 + later / nr * nr, later % nr, nr)) {
                     self.weight.soon(n * self.k + part.start, part.len());
                 }
                 if let Some(n) = self.row(n0, r0 + i, nr) {
@@ -329,14 +346,13 @@ impl WeightRows<'_> {
 }
 
 impl Right for WeightRows<'_> {
-    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
+    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, fetch: bool, out: &mut [f32]) {
         let per = self.precision.per_word();
-        let deep = depth(self.k.div_ceil(per)) * per;
-        let k0 = kb * deep;
-        let kc = deep.min(self.k - k0);
+        let Range { start: k0, end } = self.block(kb);
+        let kc = end - k0;
         #[cfg(target_arch = "x86_64")]
         if let (Precision::F32, Weight::F16(all), Level::Avx512) = (self.precision, self.weight, level()) {
-            return self.pack_f16(all, k0..k0 + kc, n0, cols, nr, out);
+            return self.pack_f16(all, k0..end, n0, cols, nr, fetch, out);
         }
         for r0 in (0..cols).step_by(ROWS) {
             let height = ROWS.min(cols - r0);
@@ -344,7 +360,7 @@ impl Right for WeightRows<'_> {
                 let c = r0 + i;
                 // The row that comes sixteen later, maybe in the next panel, is fetched meanwhile.
                 let later = c + ROWS;
-                if let Some(n) = self.row(n0 + later / nr * nr, later % nr, nr) {
+                if let (true, Some(n)) = (fetch, self.row(n0 + later / nr * nr, later % nr, nr)) {
                     self.weight.soon(n * self.k + k0, kc);
                 }
                 let Some(n) = self.row(n0, c, nr) else { return row.fill(0.0) };
@@ -372,6 +388,12 @@ impl Right for WeightRows<'_> {
                 }
             });
         }
+    }
+
+    fn source(&self, kb: usize, n0: usize, c: usize, nr: usize) -> &[u8] {
+        let block = self.block(kb);
+        let Some(n) = self.row(n0, c, nr).filter(|n| n * self.k < self.weight.len()) else { return &[] };
+        self.weight.bytes(n * self.k + block.start, block.len())
     }
 }
 
