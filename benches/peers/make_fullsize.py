@@ -1,6 +1,6 @@
 """Writes a Diffusers folder of the true shape of SD1.5 or SDXL base with random f16 weights: `make_fullsize.py sd15 DIR`.
 
-The tokenizer's vocabulary is CLIP's, from `--bpe bpe_simple_vocab_16e6.txt.gz` (github.com/openai/CLIP).
+It has the picture tower of that family's first IP-Adapter, too: OpenCLIP's ViT-H/14 for SD1.5, bigG/14 for SDXL. The tokenizer's vocabulary is CLIP's, from `--bpe bpe_simple_vocab_16e6.txt.gz` (github.com/openai/CLIP).
 """
 import argparse
 import gzip
@@ -10,7 +10,8 @@ import os
 import torch
 from diffusers import AutoencoderKL, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
 from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionConfig,
+                          CLIPVisionModelWithProjection)
 
 SD = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1)
 VAE = dict(block_out_channels=[128, 256, 512, 512], layers_per_block=2, latent_channels=4, sample_size=512,
@@ -27,6 +28,11 @@ CLIP_L = dict(vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hid
               projection_dim=768, hidden_act="quick_gelu", eos_token_id=2)
 CLIP_G = dict(vocab_size=49408, hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20,
               projection_dim=1280, hidden_act="gelu", eos_token_id=2)
+# h94/IP-Adapter, models/image_encoder/config.json and sdxl_models/image_encoder/config.json.
+VISION = {
+    "sd15": dict(hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16, projection_dim=1024),
+    "sdxl": dict(hidden_size=1664, intermediate_size=8192, num_hidden_layers=48, num_attention_heads=16, projection_dim=1280),
+}
 
 
 def random_weights(model, path, name):
@@ -64,15 +70,20 @@ def main():
     a.add_argument("family", choices=list(UNET))
     a.add_argument("folder")
     a.add_argument("--bpe", required=True)
+    a.add_argument("--only", help="write these parts' weights alone, e.g. image_encoder")
     a = a.parse_args()
     xl = a.family == "sdxl"
     with torch.device("meta"):
         parts = {"unet": UNet2DConditionModel(**UNET[a.family]), "vae": AutoencoderKL(**VAE, scaling_factor=.13025 if xl else .18215),
                  "text_encoder": CLIPTextModel(CLIPTextConfig(**CLIP_L))}
+        vision = CLIPVisionConfig(**VISION[a.family], hidden_act="gelu", image_size=224, patch_size=14)
+        parts["image_encoder"] = CLIPVisionModelWithProjection(vision)
         if xl:
             parts["text_encoder_2"] = CLIPTextModelWithProjection(CLIPTextConfig(**CLIP_G))
     for name, part in parts.items():
-        random_weights(part, f"{a.folder}/{name}", "model" if "text" in name else "diffusion_pytorch_model")
+        if a.only and name not in a.only.split(","):
+            continue
+        random_weights(part, f"{a.folder}/{name}", "model" if "encoder" in name else "diffusion_pytorch_model")
     # As the published models'; single files, which carry no scheduler, stand for these.
     sampler = EulerDiscreteScheduler(**SD, timestep_spacing="leading") if xl else PNDMScheduler(**SD, skip_prk_steps=True)
     sampler.save_pretrained(f"{a.folder}/scheduler")

@@ -1,8 +1,8 @@
-//! Seconds of one part of a model over random numbers, for `benches/peers/parts.py`: `parts FOLDER decode SIZE_PX PRECISION RUNS` or
-//! `parts FOLDER text TOKENS f32 RUNS`, one line a run, loading not counted.
+//! Seconds of one part of a model over random numbers, for `benches/peers/parts.py`: `parts FOLDER decode SIZE_PX PRECISION RUNS`,
+//! `parts FOLDER text TOKENS f32 RUNS` or `parts FOLDER image PICTURES f32 RUNS`: a line for loading, then one for each run.
 
 use instantstyle_nets::Tensor;
-use instantstyle_nets::clip::{TextConfig, TextEncoder};
+use instantstyle_nets::clip::{TextConfig, TextEncoder, VisionConfig, VisionEncoder};
 use instantstyle_nets::layers::Precision;
 use instantstyle_nets::vae::{Decoder, VaeConfig};
 use instantstyle_nets::weights::Weights;
@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "bf16" => Precision::Bf16,
         other => return Err(format!("{other} is neither f32 nor bf16").into()),
     };
+    let start = Instant::now();
     let weights = Weights::open_component(folder)?;
     let run: Box<dyn Fn()> = match &part[..] {
         "decode" => {
@@ -45,8 +46,17 @@ fn main() -> Result<(), Box<dyn Error>> {
             let ids = vec![ids.collect::<Vec<u32>>(); 2];
             Box::new(move || drop(encoder.forward(&ids)))
         }
-        other => return Err(format!("{other} is neither decode nor text").into()),
+        "image" => {
+            let config: VisionConfig = config(folder)?;
+            let encoder = VisionEncoder::load(&config, &weights)?;
+            let side = config.image_size;
+            let values = (0..size * side * side * 3).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+            let pixels = Tensor::new([size, side, side, 3], values);
+            Box::new(move || drop(encoder.forward(&pixels)))
+        }
+        other => return Err(format!("{other} is neither decode, text nor image").into()),
     };
+    println!("{:.4}", start.elapsed().as_secs_f64());
     for _ in 0..runs {
         let start = Instant::now();
         run();

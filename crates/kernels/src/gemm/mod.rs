@@ -64,6 +64,8 @@ const BLOCK_BYTES: usize = 4 << 20;
 const LEAST: usize = 4;
 /// Columns whose sums wait beside the block: MC · NC · 4 bytes, as much again at most.
 const NC: usize = 256;
+/// So many rows of A are one block where B is not packed: then each panel is packed and used on the spot.
+const FEW: usize = 640;
 /// Bytes of B that are packed before they are used by several blocks of A: they stay in the last-level cache.
 const AHEAD_BYTES: usize = 16 << 20;
 /// Values in a line of the cache.
@@ -82,11 +84,17 @@ fn block_rows(words: usize) -> usize {
     (BLOCK_BYTES / 4 / words.max(1)).clamp(LEAST * mr, MC) / mr * mr
 }
 
+/// Columns whose sums wait beside a block of so many rows: whole panels.
+fn waiting(rows: usize) -> usize {
+    let nr = tile().1;
+    (MC * NC / rows.max(MC)).max(nr) / nr * nr
+}
+
 /// Bytes that products with shared dimensions up to `inner` and weights of up to `weights` values keep for packed operands,
 /// at most, on so many threads. Shared dimensions above 18,000 take more.
 pub fn scratch_bytes(inner: usize, weights: usize, threads: usize) -> usize {
     let block = BLOCK_BYTES.min(MC * inner * 4);
-    AHEAD_BYTES.min(weights * 4) + threads * (block + MC * NC * 4 + KC * 32 * 4)
+    AHEAD_BYTES.min(weights * 4) + FEW * inner * 4 + threads * (block + MC * NC * 4 + KC * 32 * 4)
 }
 
 /// Where the left operand's rows come from. `pack` writes block `kb` of rows `m0..m0 + rows` as `[words][rows]`; `factors`
@@ -426,8 +434,11 @@ pub(crate) fn run<L: Left, R: Right>(
     }
     let b = Joined { rights, targets };
     let words = blocks.words();
-    if m <= block_rows(words) || b.is_packed() {
-        return split(m, 0..n, blocks, a, &b, targets);
+    if b.is_packed() {
+        return split(m, 0..n, block_rows(words), blocks, a, &b, targets);
+    }
+    if m <= FEW {
+        return split(m, 0..n, m, blocks, a, &b, targets);
     }
     // Several blocks of A meet each panel: pack it once.
     let chunk = (AHEAD_BYTES / (words * 4)).max(nr) / nr * nr;
@@ -436,13 +447,22 @@ pub(crate) fn run<L: Left, R: Right>(
         let cols = n0..n.min(n0 + chunk);
         let words = aligned(&mut ahead, cols.len().next_multiple_of(nr) * words);
         pack_panels(&b, cols.clone(), blocks, words);
-        split(m, cols, blocks, a, &Ahead { words, n0, k: blocks.words() }, targets);
+        let b = Ahead { words, n0, k: blocks.words() };
+        split(m, cols, block_rows(blocks.words()), blocks, a, &b, targets);
     }
     AHEAD.set(ahead);
 }
 
-/// Splits rows and columns into tasks.
-fn split<L: Left, R: Right>(m: usize, cols: Range<usize>, blocks: &Blocks, a: &L, b: &R, targets: &[Target]) {
+/// Splits rows, of which a block has `most`, and columns into tasks.
+fn split<L: Left, R: Right>(
+    m: usize,
+    cols: Range<usize>,
+    most: usize,
+    blocks: &Blocks,
+    a: &L,
+    b: &R,
+    targets: &[Target],
+) {
     let (mr, nr) = tile();
     let threads = rayon::current_num_threads().max(1);
     let small = m * cols.len() * blocks.words() < SMALL;
@@ -450,7 +470,7 @@ fn split<L: Left, R: Right>(m: usize, cols: Range<usize>, blocks: &Blocks, a: &L
     // As many row blocks as threads, or a multiple; where there are too few, columns are split as well. Two tasks a
     // thread, so that one that is held up does not hold up all.
     let tiles = m.div_ceil(mr);
-    let needed = m.div_ceil(block_rows(blocks.words()));
+    let needed = m.div_ceil(most);
     let down = if needed >= threads { needed.next_multiple_of(threads).min(tiles) } else { needed };
     let across = if threads == 1 { 1 } else { (2 * threads).div_ceil(down) }.min(cols.len().div_ceil(nr));
     // Where all tasks have the same rows, these are packed once.
@@ -478,7 +498,7 @@ fn split<L: Left, R: Right>(m: usize, cols: Range<usize>, blocks: &Blocks, a: &L
         let part = cols.start + part.start..cols.start + part.end;
         // Taken out of the cell, so that a task stolen by this thread inside `each` finds it free.
         let mut scratch = SCRATCH.take();
-        serial(rows, part, blocks, a, b, targets, ready, &mut scratch);
+        serial(rows, part, most, blocks, a, b, targets, ready, &mut scratch);
         SCRATCH.set(scratch);
     });
     LEFT.set(left);
@@ -526,6 +546,7 @@ fn span(n: usize, unit: usize, parts: usize, p: usize) -> Range<usize> {
 fn serial<L: Left, R: Right>(
     rows: Range<usize>,
     cols: Range<usize>,
+    most: usize,
     blocks: &Blocks,
     a: &L,
     b: &R,
@@ -535,12 +556,12 @@ fn serial<L: Left, R: Right>(
 ) {
     let (mr, nr) = tile();
     let words = blocks.words();
-    let most = block_rows(words);
     let panel = aligned(pb, blocks.0.iter().copied().max().unwrap_or(0) * nr);
     let height = most.min(rows.len());
     let own = if ready.is_some() { 0 } else { height };
     // The sums of tiles, the rows packed, and their factors.
-    let (sums, rest) = aligned(pa, height * NC + own * (words + 1)).split_at_mut(height * NC);
+    let wide = waiting(height);
+    let (sums, rest) = aligned(pa, height * wide + own * (words + 1)).split_at_mut(height * wide);
     let (packed, factors) = rest.split_at_mut(own * words);
     let micro = micro(L::PRECISION);
     for m0 in rows.clone().step_by(most) {
@@ -569,8 +590,8 @@ fn serial<L: Left, R: Right>(
             factors,
             next,
         };
-        for n0 in cols.clone().step_by(NC) {
-            let n1 = (n0 + NC).min(cols.end);
+        for n0 in cols.clone().step_by(wide) {
+            let n1 = (n0 + wide).min(cols.end);
             for (kb, k0, kc) in blocks.iter() {
                 let last = kb + 1 == blocks.0.len();
                 for nt in (n0..n1).step_by(nr) {
