@@ -26,7 +26,7 @@ pub(crate) use packed::Panels;
 
 use crate::Weight;
 use crate::level::{self, Level, level};
-use crate::share::{Shared, each, soon, soon_used};
+use crate::share::{Shared, each, soon_used};
 use pack::{Bf16Rows, Int8Rows, WeightRows};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -107,6 +107,9 @@ pub(crate) trait Left: Sync {
 
     /// The factors of rows `m0..`, where they are quantised.
     fn factors(&self, _m0: usize, _out: &mut [f32]) {}
+
+    /// Fetches what `pack` reads of block `kb` of some rows.
+    fn fetch(&self, _kb: usize, _rows: Range<usize>) {}
 
     /// What is read of these rows, where it lies together; rows beyond the last are left out.
     fn source(&self, _rows: Range<usize>) -> &[f32] {
@@ -479,17 +482,8 @@ fn split<L: Left, R: Right>(
     if down == 1 && across > 1 {
         let (packed, factors) = aligned(&mut left, m * blocks.words() + m).split_at_mut(m * blocks.words());
         let (to, of) = (Shared::new(packed), Shared::new(factors));
-        each(tiles, |t| {
-            let source = a.source(t * mr..m.min((t + 1) * mr));
-            soon(source, 0, source.len());
-            // Another core has read what is written here now.
-            for (_, k0, kc) in blocks.iter() {
-                let place = place(&(0..m), k0, kc, t * mr);
-                to.soon(place.start, place.len());
-            }
-            // SAFETY: each tile has its own part.
-            unsafe { pack_tile(a, blocks, 0..m, t * mr, to, of) };
-        });
+        // SAFETY: each tile has its own part.
+        each(tiles, |t| unsafe { pack_tile(a, blocks, 0..m, t * mr, to, of, true) });
         ready = Some((&*packed, &*factors));
     }
     each(down * across, |task| {
@@ -511,7 +505,8 @@ fn place(rows: &Range<usize>, k0: usize, kc: usize, mt: usize) -> Range<usize> {
     at..at + tall * kc
 }
 
-/// Packs all blocks of the tile at row `mt` of `rows`, and writes their factors.
+/// Packs all blocks of the tile at row `mt` of `rows`, and writes their factors. What is `cold` was written by another thread,
+/// and its place read by one: both are fetched before.
 ///
 /// # Safety
 /// No other thread may use the tile's parts of `packed` and `factors` meanwhile.
@@ -522,6 +517,7 @@ unsafe fn pack_tile<L: Left>(
     mt: usize,
     packed: Shared,
     factors: Shared,
+    cold: bool,
 ) {
     let tall = tile().0.min(rows.end - mt);
     // SAFETY: the caller's promise.
@@ -529,6 +525,10 @@ unsafe fn pack_tile<L: Left>(
     a.factors(mt, factors);
     for (kb, k0, kc) in blocks.iter() {
         let place = place(&rows, k0, kc, mt);
+        if cold {
+            a.fetch(kb, mt..mt + tall);
+            packed.soon(place.start, place.len());
+        }
         // SAFETY: the caller's promise.
         a.pack(kb, mt, tall, factors, unsafe { packed.part(place.start, place.len()) });
     }
@@ -570,7 +570,9 @@ fn serial<L: Left, R: Right>(
         if ready.is_none() {
             let (packed, factors) = (Shared::new(packed), Shared::new(factors));
             // SAFETY: only this thread has them.
-            tiles.clone().for_each(|mt| unsafe { pack_tile(a, blocks, rows.clone(), mt, packed, factors) });
+            tiles
+                .clone()
+                .for_each(|mt| unsafe { pack_tile(a, blocks, rows.clone(), mt, packed, factors, false) });
         }
         let (packed, factors) = ready.unwrap_or((packed, factors));
         let next = a.source(rows.end..rows.end + most);

@@ -7,6 +7,7 @@ use crate::lanes::ROUND;
 use crate::level::per_level;
 #[cfg(target_arch = "x86_64")]
 use crate::level::{self, Level, level};
+use crate::share::soon;
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -236,6 +237,13 @@ impl Left for Rows<'_> {
         in_groups(rows, |r| self.block(kb, m0 + r), |r0, found| interleave(found, rows, r0, out));
     }
 
+    fn fetch(&self, kb: usize, rows: Range<usize>) {
+        for m in rows {
+            let part = self.block(kb, m);
+            soon(part, 0, part.len());
+        }
+    }
+
     fn source(&self, rows: Range<usize>) -> &[f32] {
         let end = self.data.len();
         &self.data[(rows.start * self.k).min(end)..(rows.end * self.k).min(end)]
@@ -253,6 +261,10 @@ impl Left for Bf16Rows<'_> {
         pack_bf16(rows, k, out, |r| self.0.block(kb, m0 + r));
     }
 
+    fn fetch(&self, kb: usize, rows: Range<usize>) {
+        self.0.fetch(kb, rows);
+    }
+
     fn source(&self, rows: Range<usize>) -> &[f32] {
         self.0.source(rows)
     }
@@ -267,6 +279,10 @@ impl Left for Int8Rows<'_> {
     fn pack(&self, kb: usize, m0: usize, rows: usize, factors: &[f32], out: &mut [f32]) {
         let k = self.0.block(kb, m0).len();
         pack_int8(rows, k, factors, out, |r| self.0.block(kb, m0 + r));
+    }
+
+    fn fetch(&self, kb: usize, rows: Range<usize>) {
+        self.0.fetch(kb, rows);
     }
 
     fn source(&self, rows: Range<usize>) -> &[f32] {
