@@ -59,7 +59,7 @@ macro_rules! kernel {
                         step!(sum, a, b, MR, $fma);
                     }
                     let mut left = kc - rows;
-                    for run in &soon.runs {
+                    for run in soon.runs {
                         let lines = run.lines.min(left);
                         for l in 0..lines {
                             run.soon(l);

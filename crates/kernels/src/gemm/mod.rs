@@ -621,7 +621,7 @@ fn serial<L: Left, R: Right>(
                         }
                         // Sums that wait for no other block take the same place again.
                         let wait = if alone { 0 } else { (nt - n0) * of.rows.len() + (mt - m0) * nr };
-                        of.multiply((k0, kc), (kb > 0, last), panel, (mt, nt), wait, runs);
+                        of.multiply((k0, kc), (kb > 0, last), panel, (mt, nt), wait, &runs);
                     }
                 }
             }
@@ -658,7 +658,7 @@ impl Run {
 }
 
 /// What is used after the product of a tile: the processor may fetch it meanwhile.
-struct Soon {
+struct Soon<'a> {
     /// The tile's part of the output, and of what is added to it; so many rows, this far apart, of one line of the cache or
     /// two.
     out: *const f32,
@@ -667,10 +667,10 @@ struct Soon {
     wide: bool,
     rows: usize,
     /// What will be packed next.
-    runs: [Run; RUNS],
+    runs: &'a [Run; RUNS],
 }
 
-impl Soon {
+impl Soon<'_> {
     #[inline(always)]
     fn row(&self, r: usize) {
         for start in [Some(self.out), self.residual].into_iter().flatten() {
@@ -686,7 +686,7 @@ impl Soon {
     #[cfg(target_arch = "x86_64")]
     fn fetch(&self) {
         (0..self.rows).for_each(|r| self.row(r));
-        for run in &self.runs {
+        for run in self.runs {
             (0..run.lines).for_each(|l| run.soon(l));
         }
     }
@@ -726,7 +726,7 @@ impl Block<'_> {
         panel: &[f32],
         (mt, nt): (usize, usize),
         wait: usize,
-        runs: [Run; RUNS],
+        runs: &[Run; RUNS],
     ) {
         let nr = tile().1;
         let target = &self.targets[target(self.targets, nt)];
