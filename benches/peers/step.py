@@ -7,7 +7,7 @@ FOLDER comes from make_fullsize.py. Needs torch, diffusers, openvino. Prints min
 processes had, and how far the answers of torch and openvino are apart. Which engine runs in which precision:
 
 * torch: f32, bf16. openvino: f32, bf16, and int8 (the rest bf16) after quantise.py.
-* stable-diffusion.cpp: its f16 in the row of f32, its q8_0 in the row of int8. `SD_CPP` names its sd-cli, `SD_CPP_MODEL` the folder's
+* stable-diffusion.cpp: its f16 in the row of f32 (SDXL's is left out: it takes minutes), its q8_0 in the row of int8. `SD_CPP` names its sd-cli, `SD_CPP_MODEL` the folder's
   weights as one file (make_single.py).
 * candle: f32, SD1.5 only. `CANDLE` names the program built in candle/.
 """
@@ -69,9 +69,10 @@ class Whole(torch.nn.Module):
     def __init__(self, unet):
         super().__init__()
         self.unet = unet
+        self.casts = True
 
     def forward(self, x, t, states, pooled=None, ids=None):
-        dtype = self.unet.dtype
+        dtype = self.unet.dtype if self.casts else torch.float32
         added = None if pooled is None else {"text_embeds": pooled.to(dtype), "time_ids": ids.to(dtype)}
         return self.unet(x.to(dtype), t, states.to(dtype), added_cond_kwargs=added, return_dict=False)[0].float()
 
@@ -95,23 +96,29 @@ def torch_engine(a, precision, given):
 
 def openvino_engine(a, precision, given):
     import openvino as ov
-    path = f"{a.folder}/unet/openvino_{a.size}{'_int8' if precision == 'int8' else ''}.xml"
+    from openvino.frontend.pytorch import patch_model
+    path = f"{a.folder}/unet/openvino{'_int8' if precision == 'int8' else ''}.xml"
     if not os.path.exists(path):
         if precision == "int8":
             sys.exit(f"{path} is missing: quantise.py writes it")
-        # SDXL's in f32 beside its copy is more than 24 GiB.
-        model = load(a.folder, torch.bfloat16 if a.family == "sdxl" else torch.float32)
+        model = load(a.folder, torch.float16)
+        # Weights stay in f16, everything else is f32: what its own tools do for models that are large (optimum-intel). In f32 SDXL's
+        # weights beside their copy are more than 24 GiB.
+        getattr(patch_model, "__make_16bit_traceable")(model)
+        model.casts = False
         with torch.inference_mode():
-            # Traced small, then given its size: tracing runs the network several times.
+            # Traced small, which leaves the size open: tracing runs the network several times.
             converted = ov.convert_model(model, example_input=tuple(inputs(a.family, 32)))
-            converted.reshape({port: tuple(v.shape) for port, v in zip(converted.inputs, given)})
         ov.save_model(converted, path, compress_to_fp16=True)
         del model, converted
         gc.collect()
     core = ov.Core()
+    network = core.read_model(path)
+    network.reshape({port: tuple(v.shape) for port, v in zip(network.inputs, given)})
     hint = "bf16" if precision == "int8" else precision
-    compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY",
-                                                "INFERENCE_NUM_THREADS": os.cpu_count()})
+    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY",
+                                                   "INFERENCE_NUM_THREADS": os.cpu_count()})
+    del network
     request, arrays = compiled.create_infer_request(), [v.numpy() for v in given]
     return lambda: request.infer(arrays)[0].astype(np.float32)
 
@@ -149,6 +156,7 @@ def candle(a, _):
 # Programs of their own, and the precisions in which they run.
 PROGRAMS = {"instantstyle": (ours, ("f32", "bf16", "int8")), "stable-diffusion.cpp": (sd_cpp, ("f32", "int8")),
             "candle": (candle, ("f32",))}
+SLOW = {("stable-diffusion.cpp", "f32"), ("candle", "f32")}
 LIBRARIES = {"torch": (torch_engine, ("f32", "bf16")), "openvino": (openvino_engine, ("f32", "bf16", "int8"))}
 
 
@@ -175,7 +183,7 @@ def main():
         for _ in range(a.rounds):
             for name in engines:
                 alone = PROGRAMS.get(name)
-                if name in runs or alone and precision in alone[1]:
+                if name in runs or alone and precision in alone[1] and not (a.family == "sdxl" and (name, precision) in SLOW):
                     with Turn() as turn:
                         if alone:
                             row = alone[0](a, precision)

@@ -86,6 +86,19 @@ impl Tower {
 
     /// Tokenises, padded and cut to the tower's length, and encodes.
     pub fn encode(&self, texts: &[&str], notice: &mut dyn FnMut(String)) -> Result<TextOutput, Error> {
+        Ok(self.encoder.forward(&self.ids(texts, notice)?))
+    }
+
+    /// The same without the last layer's states.
+    pub fn encode_before_last(
+        &self,
+        texts: &[&str],
+        notice: &mut dyn FnMut(String),
+    ) -> Result<TextOutput, Error> {
+        Ok(self.encoder.forward_before_last(&self.ids(texts, notice)?))
+    }
+
+    fn ids(&self, texts: &[&str], notice: &mut dyn FnMut(String)) -> Result<Vec<Vec<u32>>, Error> {
         let config = self.encoder.config();
         let length = self.tokenizer.max_length().unwrap_or(usize::MAX).min(config.max_position_embeddings);
         let mut ids = Vec::new();
@@ -102,19 +115,19 @@ impl Tower {
             }
             ids.push(encoded.ids);
         }
-        Ok(self.encoder.forward(&ids))
+        Ok(ids)
     }
 
     /// The hidden state `back` layers before the last.
     pub fn layer<'o>(&self, output: &'o TextOutput, back: usize) -> Result<&'o Tensor, Error> {
-        let layers = output.hidden.len();
-        output.hidden.get((layers - 1).wrapping_sub(back)).ok_or_else(|| {
+        let layers = self.encoder.config().num_hidden_layers;
+        output.hidden.get(layers.wrapping_sub(back)).ok_or_else(|| {
             Error::request(
                 "clip_skip",
                 format!(
                     "goes back {back} layers, but the text encoder {} has {}",
                     self.place.path().display(),
-                    layers - 1
+                    layers
                 ),
             )
         })
@@ -193,8 +206,7 @@ pub fn pictures(encoder: &Place, pictures: &[&Picture], pooled: bool) -> Result<
     let size = config.image_size;
     let normalisation = preprocessing(encoder, size)?;
     let run = |pixels: Tensor| {
-        let output = net.forward(&pixels);
-        if pooled { output.embeds } else { output.penultimate }
+        if pooled { net.forward(&pixels).embeds } else { net.penultimate(&pixels) }
     };
     let encoded = pictures
         .iter()
@@ -212,7 +224,7 @@ pub fn pictures(encoder: &Place, pictures: &[&Picture], pooled: bool) -> Result<
 
 /// The pooled, un-normalised text feature that subtraction takes away: [1, width].
 pub fn feature(tower: &Tower, text: &str, notice: &mut dyn FnMut(String)) -> Result<Tensor, Error> {
-    let output = tower.encode(&[text], notice)?;
+    let output = tower.encode_before_last(&[text], notice)?;
     output.projected.ok_or_else(|| {
         tower.place.error("has no text_projection; subtraction needs a CLIPTextModelWithProjection")
     })

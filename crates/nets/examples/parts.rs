@@ -41,10 +41,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         }
         "text" => {
             let encoder = TextEncoder::load(&config::<TextConfig>(folder)?, &weights)?;
+            // As the engine does: with a projection it wants the layer before the last and the pooled feature.
+            let pooled = weights.get("text_projection.weight").is_some();
             // The prompt and the negative prompt.
             let ids = (0..size as u32).map(|i| if i + 1 < size as u32 { i * 631 % 49_000 } else { 49_407 });
             let ids = vec![ids.collect::<Vec<u32>>(); 2];
-            Box::new(move || drop(encoder.forward(&ids)))
+            Box::new(move || {
+                drop(if pooled { encoder.forward_before_last(&ids) } else { encoder.forward(&ids) });
+            })
         }
         "image" => {
             let config: VisionConfig = config(folder)?;

@@ -312,7 +312,10 @@ fn text_towers_equal_transformers() {
             let rows: Vec<Vec<u32>> =
                 ids.to_f32().chunks(ids.shape()[1]).map(|r| r.iter().map(|v| *v as u32).collect()).collect();
             let out = net.forward(&rows);
-            check(&format!("{name} {part}"), &out.last, &tensor(&w, &format!("{part}.last")));
+            let last = net.final_norm(&out.hidden[config.num_hidden_layers]);
+            check(&format!("{name} {part}"), &last, &tensor(&w, &format!("{part}.last")));
+            let before = net.forward_before_last(&rows);
+            assert_eq!(before.hidden[..], out.hidden[..config.num_hidden_layers], "{name} {part}");
             for (i, hidden) in out.hidden.iter().enumerate() {
                 if let Some(want) = w.get(&format!("{part}.hidden.{i}")) {
                     let n = want.len();
@@ -322,7 +325,8 @@ fn text_towers_equal_transformers() {
                     assert!(last || d < tolerance::NETWORK, "{name} {part} hidden {i}: {d:.1e}");
                 }
             }
-            if let Some(projected) = &out.projected {
+            assert_eq!(before.projected.is_some(), out.projected.is_some());
+            for projected in [&out.projected, &before.projected].into_iter().flatten() {
                 check(
                     &format!("{name} {part} pooled"),
                     projected,
@@ -347,6 +351,7 @@ fn picture_towers_equal_transformers() {
         check(&format!("{name} embeds"), &out.embeds, &tensor(&w, "image_embeds"));
         let want = tensor(&w, &format!("hidden.{}", config.num_hidden_layers - 1));
         check(&format!("{name} states"), &out.penultimate, &want);
+        assert_eq!(net.penultimate(&both), out.penultimate, "{name}");
     }
 }
 

@@ -82,11 +82,11 @@ const LATENT_RGB: [[f64; 3]; 4] = [
 fn encode(prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatures, Error> {
     let tower = prompts.tower("text_encoder", "tokenizer")?;
     let output = tower.encode(&prompts.rows(), notice)?;
+    // The final norm belongs to whichever layer is taken (diffusers' `encode_prompt`); the negative prompt keeps the last.
+    let last = tower.encoder.final_norm(tower.layer(&output, 0)?);
     let tokens = match prompts.clip_skip {
-        0 => output.last,
-        // The final norm belongs to whichever layer is taken (diffusers' `encode_prompt`); the negative prompt keeps
-        // the last.
-        n => prompts.positive_from(&output.last, &tower.encoder.final_norm(tower.layer(&output, n)?)),
+        0 => last,
+        n => prompts.positive_from(&last, &tower.encoder.final_norm(tower.layer(&output, n)?)),
     };
     Ok(TextFeatures { tokens, pooled: None })
 }

@@ -111,7 +111,7 @@ fn encode(prompts: &Prompts, notice: &mut dyn FnMut(String)) -> Result<TextFeatu
     let towers = [("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")];
     for (encoder, tokenizer) in towers.into_iter().filter(|(e, _)| prompts.has(e)) {
         let tower = prompts.tower(encoder, tokenizer)?;
-        let output = tower.encode(&prompts.rows(), notice)?;
+        let output = tower.encode_before_last(&prompts.rows(), notice)?;
         // The layer before the last, without the final norm.
         let usual = tower.layer(&output, 1)?;
         let states = match prompts.clip_skip {

@@ -43,6 +43,9 @@ impl Stack {
         if self.heads == 0 || self.hidden % self.heads != 0 {
             return Err(at.error(format!("{} heads do not divide the width {}", self.heads, self.hidden)));
         }
+        if self.layers == 0 {
+            return Err(at.error("num_hidden_layers is 0"));
+        }
         (0..self.layers).map(|i| self.layer(&at.at(i))).collect()
     }
 
@@ -73,6 +76,45 @@ impl Layer {
         let h = self.fc1.forward_activate(&self.norm2.forward(&x), self.activation);
         self.fc2.forward_add(&h, &x)
     }
+}
+
+impl Layer {
+    /// What [`Layer::forward`] gives for one token of each row, `[batch, tokens, hidden]` → `[batch, hidden]`, which is all that a
+    /// pooled feature needs of the last layer. The softmax may round otherwise.
+    fn forward_at(&self, x: &Tensor, tokens: &[usize]) -> Tensor {
+        let n = self.norm1.forward(x);
+        let [k, v] = Linear::forward_each([&self.k, &self.v], &n);
+        let q = self.q.forward(&pick(&n, tokens));
+        let mut attended = Tensor::zeros(q.shape());
+        for (b, (token, out)) in
+            tokens.iter().zip(attended.data_mut().chunks_exact_mut(q.channels())).enumerate()
+        {
+            let seen = if self.causal { token + 1 } else { x.dim(1) };
+            let own = &q.data()[b * q.channels()..][..q.channels()];
+            let own = Tensor::new([1, 1, q.channels()], own.to_vec());
+            let (k, v) = (first_tokens(&k, b, seen), first_tokens(&v, b, seen));
+            out.copy_from_slice(attend(&own, &k, &v, self.heads, false).data());
+        }
+        let x = self.out.forward_add(&attended, &pick(x, tokens));
+        let h = self.fc1.forward_activate(&self.norm2.forward(&x), self.activation);
+        self.fc2.forward_add(&h, &x)
+    }
+}
+
+/// One token of each row: `[batch, tokens, width]` → `[batch, width]`.
+fn pick(x: &Tensor, tokens: &[usize]) -> Tensor {
+    let (width, all) = (x.channels(), x.dim(1));
+    let mut out = Tensor::zeros([tokens.len(), width]);
+    for (b, (token, out)) in tokens.iter().zip(out.data_mut().chunks_exact_mut(width)).enumerate() {
+        out.copy_from_slice(&x.data()[(b * all + token) * width..][..width]);
+    }
+    out
+}
+
+/// The first tokens of row `b`: `[1, tokens, width]`.
+fn first_tokens(x: &Tensor, b: usize, tokens: usize) -> Tensor {
+    let (width, all) = (x.channels(), x.dim(1));
+    Tensor::new([1, tokens, width], x.data()[b * all * width..][..tokens * width].to_vec())
 }
 
 /// The activation of a `hidden_act` field.

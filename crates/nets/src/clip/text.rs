@@ -1,6 +1,6 @@
 //! CLIP's text tower.
 
-use super::{Layer, Stack, activation};
+use super::{Layer, Stack, activation, pick};
 use crate::error::ModelError;
 use crate::layers::{LayerNorm, Linear};
 use crate::load::Loader;
@@ -43,10 +43,9 @@ impl Default for TextConfig {
 
 /// What the text tower gives for a batch of prompts.
 pub struct TextOutput {
-    /// The embedding and each layer's output, `layers + 1` tensors [batch, tokens, hidden].
+    /// The embedding and each layer's output, `layers + 1` tensors [batch, tokens, hidden]; without the last layer's if only
+    /// what is before it was asked for.
     pub hidden: Vec<Tensor>,
-    /// The last layer's output after the final norm, [batch, tokens, hidden].
-    pub last: Tensor,
     /// The pooled, projected feature [batch, projection], where the model has a projection.
     pub projected: Option<Tensor>,
 }
@@ -108,6 +107,30 @@ impl TextEncoder {
     /// # Panics
     /// If the lengths differ or exceed the limit, or an id is outside the vocabulary.
     pub fn forward(&self, ids: &[Vec<u32>]) -> TextOutput {
+        let hidden = self.hidden(ids, self.layers.len());
+        let projected = self.projection.as_ref().map(|projection| {
+            let last = hidden.last().expect("starts with the embedding");
+            projection.forward(&self.final_norm(&pick(last, &self.pooled_positions(ids))))
+        });
+        TextOutput { hidden, projected }
+    }
+
+    /// The same without the last layer's states, as SDXL wants it: of that layer only what the pooled feature needs is
+    /// computed, or nothing without a projection.
+    ///
+    /// # Panics
+    /// As [`TextEncoder::forward`].
+    pub fn forward_before_last(&self, ids: &[Vec<u32>]) -> TextOutput {
+        let hidden = self.hidden(ids, self.layers.len() - 1);
+        let projected = self.projection.as_ref().map(|projection| {
+            let (x, layer) = (&hidden[hidden.len() - 1], &self.layers[self.layers.len() - 1]);
+            projection.forward(&self.final_norm(&layer.forward_at(x, &self.pooled_positions(ids))))
+        });
+        TextOutput { hidden, projected }
+    }
+
+    /// The embedding and the outputs of the first layers.
+    fn hidden(&self, ids: &[Vec<u32>], layers: usize) -> Vec<Tensor> {
         let (width, tokens) = (self.config.hidden_size, ids[0].len());
         assert!(tokens <= self.config.max_position_embeddings, "too many tokens");
         let mut x = Tensor::zeros([ids.len(), tokens, width]);
@@ -119,25 +142,20 @@ impl TextEncoder {
             sequence.iter_mut().zip(&self.positions).for_each(|(x, p)| *x += p);
         }
         let mut hidden = vec![x];
-        for layer in &self.layers {
+        for layer in &self.layers[..layers] {
             let next = layer.forward(hidden.last().expect("starts with the embedding"));
             hidden.push(next);
         }
-        let last = self.final_norm(hidden.last().expect("starts with the embedding"));
-        let projected = self.projection.as_ref().map(|projection| {
-            let mut pooled = Tensor::zeros([ids.len(), width]);
-            for (i, (ids, out)) in ids.iter().zip(pooled.data_mut().chunks_exact_mut(width)).enumerate() {
-                let at = (i * tokens + self.pooled_position(ids)) * width;
-                out.copy_from_slice(&last.data()[at..at + width]);
-            }
-            projection.forward(&pooled)
-        });
-        TextOutput { hidden, last, projected }
+        hidden
     }
 
     /// The norm after the last layer, which `clip_skip` applies to an earlier one.
     pub fn final_norm(&self, hidden: &Tensor) -> Tensor {
         self.final_norm.forward(hidden)
+    }
+
+    fn pooled_positions(&self, ids: &[Vec<u32>]) -> Vec<usize> {
+        ids.iter().map(|ids| self.pooled_position(ids)).collect()
     }
 
     /// Configurations with end token 2 were written before the field was right: there the highest id is the end.

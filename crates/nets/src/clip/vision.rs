@@ -117,6 +117,18 @@ impl VisionEncoder {
     /// # Panics
     /// If the shape is another.
     pub fn forward(&self, pixels: &Tensor) -> VisionOutput {
+        let penultimate = self.penultimate(pixels);
+        // Of the last layer only the class token's state is read.
+        let layer = self.layers.last().expect("checked on loading");
+        let class = layer.forward_at(&penultimate, &vec![0; penultimate.dim(0)]);
+        VisionOutput { embeds: self.projection.forward(&self.post_norm.forward(&class)), penultimate }
+    }
+
+    /// The output of the last layer but one alone, [batch, 1 + patches, hidden].
+    ///
+    /// # Panics
+    /// As [`VisionEncoder::forward`].
+    pub fn penultimate(&self, pixels: &Tensor) -> Tensor {
         let (width, batch) = (self.config.hidden_size, pixels.dim(0));
         assert_eq!(pixels.shape(), [batch, self.config.image_size, self.config.image_size, 3]);
         let patches = self.patches.strided(pixels, self.config.patch_size, 0, 0);
@@ -128,20 +140,7 @@ impl VisionEncoder {
             sequence[width..].copy_from_slice(&patches.data()[b * row..(b + 1) * row]);
             sequence.iter_mut().zip(&self.positions).for_each(|(x, p)| *x += p);
         }
-        let mut x = self.pre_norm.forward(&x);
-        let mut penultimate = x.clone();
-        for (i, layer) in self.layers.iter().enumerate() {
-            if i + 1 == self.layers.len() {
-                penultimate = x.clone();
-            }
-            x = layer.forward(&x);
-        }
-        let mut class = Tensor::zeros([batch, width]);
-        for (out, sequence) in
-            class.data_mut().chunks_exact_mut(width).zip(x.data().chunks_exact(tokens * width))
-        {
-            out.copy_from_slice(&sequence[..width]);
-        }
-        VisionOutput { embeds: self.projection.forward(&self.post_norm.forward(&class)), penultimate }
+        let before = self.layers.len() - 1;
+        self.layers[..before].iter().fold(self.pre_norm.forward(&x), |x, layer| layer.forward(&x))
     }
 }
