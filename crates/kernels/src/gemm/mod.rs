@@ -70,8 +70,9 @@ const FEW: usize = 640;
 const AHEAD_BYTES: usize = 16 << 20;
 /// Values in a line of the cache.
 const LINE: usize = 16;
-/// Products below this many multiplications are not worth a second thread.
-const SMALL: usize = 1 << 16;
+/// Products below this many multiplications are not worth a second thread: handing over takes as long as they do, some 40 µs
+/// in f32.
+const SMALL: usize = 1 << 21;
 
 /// Words in each block of a shared dimension of `words`, but for the last.
 fn depth(words: usize) -> usize {
