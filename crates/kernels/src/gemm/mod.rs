@@ -4,6 +4,8 @@
 //! of 14 × 32 (AVX-512): a block of A stays in the second-level cache, panels of B stream past it, and sums over
 //! several blocks of the shared dimension wait in a buffer beside it, so that the output is written once. Operands are
 //! packed on the way in: widened or narrowed, cut into 32-bit words (one f32, two bf16, four bytes), and interleaved.
+//! The micro-kernels tell the processor of the lines that are used next, one for each word that they multiply: all at once
+//! would wait for each other. That is the tile's part of the output, and the rows or weights that are packed next.
 //!
 //! Every element is summed in one order: within a block of the shared dimension in ascending order, then block by
 //! block. It depends on the shared dimension alone, not on the tile, the split or the number of threads.
