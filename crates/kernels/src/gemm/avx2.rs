@@ -1,6 +1,6 @@
 //! Micro-kernels for AVX2 and FMA: a tile of up to 6 × 16, two vectors wide.
 
-use super::Soon;
+use super::work::Soon;
 use std::arch::x86_64::*;
 
 /// Columns of the tile.

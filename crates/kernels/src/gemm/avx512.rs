@@ -1,7 +1,7 @@
 //! Micro-kernels for AVX-512: a tile of up to 14 × 32, two vectors wide.
 
-use super::Soon;
 use super::pack::ZERO;
+use super::work::Soon;
 use std::arch::x86_64::*;
 
 /// Columns of the tile.

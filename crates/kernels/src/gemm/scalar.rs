@@ -4,7 +4,7 @@
 //! `tile[rows, 16] (+)= block[kc, rows]ᵀ · panel[kc, 16]`, summed over the words in ascending order from zero;
 //! with `more` the finished sums are added to what the tile holds. What `soon` names may be fetched meanwhile.
 
-use super::Soon;
+use super::work::Soon;
 
 /// Columns of the tile.
 const NR: usize = 16;
