@@ -84,16 +84,11 @@ pub(crate) fn soon_used(p: *const f32) {
 /// Tells the processor that `data[start..start + len]`, as far as there is such, will be read soon.
 #[inline(always)]
 pub(crate) fn soon<T>(data: &[T], start: usize, len: usize) {
-    #[cfg(target_arch = "x86_64")]
     if let Some(part) = data.get(start..data.len().min(start + len)) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         for byte in (0..std::mem::size_of_val(part)).step_by(64) {
-            // SAFETY: a prefetch reads nothing; any address will do.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(part.as_ptr().cast::<i8>().wrapping_add(byte)) };
+            soon_used(part.as_ptr().cast::<f32>().wrapping_byte_add(byte));
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (data, start, len);
 }
 
 /// Runs `task(i)` for i in 0..n on the current rayon pool.
