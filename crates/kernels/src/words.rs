@@ -22,6 +22,15 @@ pub(crate) trait Words: Lanes {
     fn sub_whole(self, other: Self) -> Self;
     /// From the bits of i32 to the nearest f32.
     fn whole_to_f32(self) -> Self;
+    /// Sums of the two i16 of each word, wrapping around.
+    fn add_i16(self, other: Self) -> Self;
+    /// Differences of the two i16 of each word, wrapping around.
+    fn sub_i16(self, other: Self) -> Self;
+    /// Bytes as words of two i16.
+    ///
+    /// # Safety
+    /// As [`Lanes::splat`], and twice [`Lanes::WIDTH`] bytes must be readable.
+    unsafe fn load_i8(p: *const i8) -> Self;
     /// Magnitudes.
     fn abs(self) -> Self;
     /// Rounds to the nearest whole numbers, ties to even, which must fit into i16, and writes them one after the other.
@@ -41,6 +50,23 @@ const UPPER: u32 = 0xffff_0000;
 pub(crate) fn word_bf16(low: f32, high: f32) -> f32 {
     let (low, high) = (low.to_bits().wrapping_add(HALF), high.to_bits().wrapping_add(HALF));
     f32::from_bits(low >> 16 | high & UPPER)
+}
+
+/// One word of two i16.
+#[inline(always)]
+fn word_i16(low: i16, high: i16) -> f32 {
+    f32::from_bits(low as u16 as u32 | (high as u16 as u32) << 16)
+}
+
+/// A function of each i16.
+#[inline(always)]
+fn halves(a: Portable, b: Portable, of: impl Fn(i16, i16) -> i16) -> Portable {
+    let mut out = a;
+    for (o, b) in out.0.iter_mut().zip(b.0) {
+        let (a, b) = (o.to_bits(), b.to_bits());
+        *o = word_i16(of(a as i16, b as i16), of((a >> 16) as i16, (b >> 16) as i16));
+    }
+    out
 }
 
 impl Words for Portable {
@@ -102,7 +128,7 @@ impl Words for Portable {
         let mut out = self;
         for (o, high) in out.0.iter_mut().zip(high.0) {
             let (low, high) = (o.round_ties_even() as i16, high.round_ties_even() as i16);
-            *o = f32::from_bits(low as u16 as u32 | (high as u16 as u32) << 16);
+            *o = word_i16(low, high);
         }
         out
     }
@@ -121,6 +147,20 @@ impl Words for Portable {
             *o = o.to_bits() as i32 as f32;
         }
         out
+    }
+    #[inline(always)]
+    fn add_i16(self, other: Self) -> Self {
+        halves(self, other, i16::wrapping_add)
+    }
+    #[inline(always)]
+    fn sub_i16(self, other: Self) -> Self {
+        halves(self, other, i16::wrapping_sub)
+    }
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { p.cast::<[[i8; 2]; 8]>().read() };
+        Portable(bytes.map(|[low, high]| word_i16(low as i16, high as i16)))
     }
     #[inline(always)]
     fn abs(self) -> Self {
@@ -147,7 +187,18 @@ mod x86 {
 
     /// What the two share, by the names of their instructions.
     macro_rules! common {
-        ($from:ident $to:ident $set:ident $add:ident $sub:ident $and:ident $or:ident $shift:ident $left:ident $whole:ident $wide:ident) => {
+        ($from:ident $to:ident $set:ident $add:ident $sub:ident $and:ident $or:ident $shift:ident $left:ident $whole:ident $wide:ident
+            $add_i16:ident $sub_i16:ident) => {
+            #[inline(always)]
+            fn add_i16(self, other: Self) -> Self {
+                // SAFETY: a vector exists, so the machine has the level.
+                Self(unsafe { $to($add_i16($from(self.0), $from(other.0))) })
+            }
+            #[inline(always)]
+            fn sub_i16(self, other: Self) -> Self {
+                // SAFETY: as above.
+                Self(unsafe { $to($sub_i16($from(self.0), $from(other.0))) })
+            }
             #[inline(always)]
             fn pair_bf16(self, high: Self) -> Self {
                 // SAFETY: a vector exists, so the machine has the level.
@@ -195,7 +246,8 @@ mod x86 {
 
     impl Words for Avx2 {
         common!(_mm256_castps_si256 _mm256_castsi256_ps _mm256_set1_epi32 _mm256_add_epi32 _mm256_sub_epi32 _mm256_and_si256
-            _mm256_or_si256 _mm256_srli_epi32 _mm256_slli_epi32 _mm256_cvtps_epi32 _mm256_cvtepi32_ps);
+            _mm256_or_si256 _mm256_srli_epi32 _mm256_slli_epi32 _mm256_cvtps_epi32 _mm256_cvtepi32_ps
+            _mm256_add_epi16 _mm256_sub_epi16);
 
         #[inline(always)]
         fn dot_bf16(self, a: Self, b: Self) -> Self {
@@ -232,6 +284,11 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn load_i8(p: *const i8) -> Self {
+            // SAFETY: the caller's promises.
+            unsafe { Avx2(_mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())))) }
+        }
+        #[inline(always)]
         unsafe fn store_i16(self, p: *mut i16) {
             // SAFETY: as above; the caller promises the memory.
             unsafe {
@@ -244,7 +301,8 @@ mod x86 {
 
     impl<const NARROW: bool> Words for Avx512<NARROW> {
         common!(_mm512_castps_si512 _mm512_castsi512_ps _mm512_set1_epi32 _mm512_add_epi32 _mm512_sub_epi32 _mm512_and_si512
-            _mm512_or_si512 _mm512_srli_epi32 _mm512_slli_epi32 _mm512_cvtps_epi32 _mm512_cvtepi32_ps);
+            _mm512_or_si512 _mm512_srli_epi32 _mm512_slli_epi32 _mm512_cvtps_epi32 _mm512_cvtepi32_ps
+            _mm512_add_epi16 _mm512_sub_epi16);
 
         #[inline(always)]
         fn dot_bf16(self, a: Self, b: Self) -> Self {
@@ -297,6 +355,11 @@ mod x86 {
             }
         }
         #[inline(always)]
+        unsafe fn load_i8(p: *const i8) -> Self {
+            // SAFETY: the caller's promises.
+            unsafe { Avx512(_mm512_castsi512_ps(_mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())))) }
+        }
+        #[inline(always)]
         unsafe fn store_i16(self, p: *mut i16) {
             // SAFETY: as above; the caller promises the memory.
             unsafe { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(_mm512_cvtps_epi32(self.0))) };
@@ -346,7 +409,7 @@ mod tests {
     on_words! {
         /// # Safety
         /// Slices of 16.
-        fn all(a: &[f32], b: &[f32], c: &[f32], out: &mut [[f32; 16]; 7], whole: &mut [i16; 16]) = all_on
+        fn all(a: &[f32], b: &[f32], c: &[f32], out: &mut [[f32; 16]; 10], whole: &mut [i16; 16]) = all_on
     }
 
     #[inline(always)]
@@ -354,7 +417,7 @@ mod tests {
         a: &[f32],
         b: &[f32],
         c: &[f32],
-        out: &mut [[f32; 16]; 7],
+        out: &mut [[f32; 16]; 10],
         whole: &mut [i16; 16],
     ) {
         for i in (0..16).step_by(V::WIDTH) {
@@ -375,6 +438,12 @@ mod tests {
                 let word = ba.quad_u8(bb, bc, k.same(255.0));
                 word.store(out[5][i..].as_mut_ptr());
                 a.same(f32::from_bits(7)).dot_u8(word, word).store(out[6][i..].as_mut_ptr());
+                let (wa, wb) = (ka.pair_i16(kb), kb.pair_i16(kb));
+                wa.add_i16(wb).store(out[7][i..].as_mut_ptr());
+                wa.sub_i16(wb).store(out[8][i..].as_mut_ptr());
+                // The bytes of some words, lowest first.
+                let bytes = out[5].as_ptr().cast::<i8>().add(2 * i);
+                V::load_i8(bytes).store(out[9][i..].as_mut_ptr());
             }
         }
     }
@@ -384,7 +453,7 @@ mod tests {
         let (a, b, c) = (noise(16, 1), noise(16, 2), noise(16, 3));
         let narrow = |v: f32| half::bf16::from_f32(v).to_f32();
         at_every_level(|level| {
-            let (mut out, mut whole) = ([[0f32; 16]; 7], [0i16; 16]);
+            let (mut out, mut whole) = ([[0f32; 16]; 10], [0i16; 16]);
             // SAFETY: all have 16 values.
             unsafe { all(&a, &b, &c, &mut out, &mut whole) };
             for i in 0..16 {
@@ -405,6 +474,12 @@ mod tests {
                 assert_eq!(out[5][i].to_bits().to_le_bytes(), [ba, bb, bc, 255], "{level:?}");
                 let dot: i32 = [ba, bb, bc, 255].iter().map(|v| *v as i32 * (*v as i8 as i32)).sum();
                 assert_eq!(out[6][i].to_bits() as i32, 7 + dot, "{level:?}");
+                let (wa, wb) = (wa as i16, wb as i16);
+                let halves = |o: f32| [o.to_bits() as i16, (o.to_bits() >> 16) as i16];
+                assert_eq!(halves(out[7][i]), [wa.wrapping_add(wb), wb.wrapping_add(wb)], "{level:?}");
+                assert_eq!(halves(out[8][i]), [wa.wrapping_sub(wb), 0], "{level:?}");
+                let bytes = out[5][i / 2].to_bits() >> (16 * (i % 2));
+                assert_eq!(halves(out[9][i]), [bytes as i8 as i16, (bytes >> 8) as i8 as i16], "{level:?}");
             }
         });
     }

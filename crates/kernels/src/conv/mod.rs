@@ -188,9 +188,13 @@ pub fn scratch_bytes(conv: &Conv, precision: Precision, normed: bool, threads: u
     }
 }
 
-/// The format of Winograd's operands: 16 bits wherever less than f32 is asked for.
+/// The format of Winograd's operands: 16 bits wherever less than f32 is asked for, in int8 from packed bytes.
 fn format(precision: Precision) -> Format {
-    if precision == Precision::F32 { Format::F32 } else { Format::I16 }
+    match precision {
+        Precision::F32 => Format::F32,
+        Precision::Bf16 => Format::I16,
+        Precision::Int8 => Format::Whole,
+    }
 }
 
 /// [`conv2d_fused`] by a given algorithm: for tests and measurements.

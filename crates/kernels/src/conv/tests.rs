@@ -281,24 +281,74 @@ fn sixteen_bits_at_their_limits() {
     let conv = Conv { batch: 1, height: 6, width: 6, inputs: 512, outputs: 2, ..BASE };
     let w: Vec<f32> =
         (0..conv.outputs * conv.inputs * 9).map(|i| if i < conv.inputs * 9 { 1.0 } else { -1.0 }).collect();
-    let run = |x: &[f32]| {
+    let weight = Weight::from_f32(&w);
+    let run = |algorithm, x: &[f32], packed: Option<&Packed>| {
         let mut out = vec![f32::NAN; 36 * 2];
         let input = Input { data: x, affine: None, silu: false };
-        let weight = Weight::from_f32(&w);
-        conv2d_by(Algorithm::Winograd4, Bf16, conv, &input, weight, &Epilogue::default(), &mut out);
+        let (filters, epilogue) = (packed.map_or(weight.into(), Filters::Packed), Epilogue::default());
+        conv2d_by(algorithm, Bf16, conv, &input, filters, &epilogue, &mut out);
         out
     };
     at_every_level(|level| {
-        let mut x = vec![1f32; 36 * conv.inputs];
-        let out = run(&x);
-        // In the middle all nine taps meet a one.
-        let (more, less) = (out[(2 * 6 + 2) * 2], out[(2 * 6 + 2) * 2 + 1]);
-        assert!((more - 4608.0).abs() < 10.0 && (less + 4608.0).abs() < 10.0, "{level:?}: {more} {less}");
-        x[7 * conv.inputs] = f32::NAN;
-        assert!(run(&x)[(6 + 1) * 2].is_nan(), "{level:?}");
-        x[7 * conv.inputs] = f32::INFINITY;
-        assert!(!run(&x)[(6 + 1) * 2].is_finite(), "{level:?}");
+        for algorithm in [Algorithm::Winograd2, Algorithm::Winograd4] {
+            let packed = Packed::new(algorithm, weight, conv.outputs, conv.inputs, 3, Precision::Int8);
+            for packed in [None, Some(&packed)] {
+                let mut x = vec![1f32; 36 * conv.inputs];
+                let out = run(algorithm, &x, packed);
+                // In the middle all nine taps meet a one.
+                let (more, less) = (out[(2 * 6 + 2) * 2], out[(2 * 6 + 2) * 2 + 1]);
+                let apart = (more - 4608.0).abs().max((less + 4608.0).abs());
+                assert!(apart < 10.0, "{level:?} {algorithm:?}: {more} {less}");
+                x[7 * conv.inputs] = f32::NAN;
+                assert!(run(algorithm, &x, packed)[(6 + 1) * 2].is_nan(), "{level:?}");
+                x[7 * conv.inputs] = f32::INFINITY;
+                assert!(!run(algorithm, &x, packed)[(6 + 1) * 2].is_finite(), "{level:?}");
+            }
+        }
     });
+}
+
+/// Where taps are whole numbers times a factor of their output, bytes hold them exactly, and so are their transforms: what is
+/// left is the rounding of the inputs.
+#[test]
+fn filters_in_bytes_are_transformed_exactly() {
+    for conv in [
+        Conv { height: 9, width: 4, inputs: 700, outputs: 33, batch: 1, ..BASE },
+        Conv { height: 16, width: 16, inputs: 37, outputs: 70, batch: 1, ..BASE },
+        Conv { height: 3, width: 2, inputs: 16, outputs: 1, ..BASE },
+    ] {
+        let x = noise(conv.batch * conv.height * conv.width * conv.inputs, 1);
+        let each = conv.inputs * 9;
+        let mut w: Vec<f32> = noise(conv.outputs * each, 2)
+            .iter()
+            .enumerate()
+            .map(|(i, v)| (v * 127.0).round() * (0.5 + (i / each) as f32))
+            .collect();
+        // The largest tap of each output and sum says what the factor is.
+        w.iter_mut()
+            .enumerate()
+            .filter(|(i, _)| i % 9 == 4)
+            .for_each(|(i, w)| *w = 127.0 * (0.5 + (i / each) as f32));
+        let want = definition(&conv, &wide(&x), &w);
+        for algorithm in [Algorithm::Winograd2, Algorithm::Winograd4] {
+            at_every_level(|level| {
+                let weight = Weight::from_f32(&w);
+                let packed = Packed::new(algorithm, weight, conv.outputs, conv.inputs, 3, Precision::Int8);
+                let mut got = vec![f32::NAN; want.len()];
+                let input = Input { data: &x, affine: None, silu: false };
+                let filters = Filters::Packed(&packed);
+                conv2d_by(algorithm, Precision::Int8, conv, &input, filters, &Epilogue::default(), &mut got);
+                for o in 0..conv.outputs {
+                    let of = |i: &usize| i % conv.outputs == o;
+                    let (apart, all) = (0..want.len()).filter(of).fold((0f64, 0f64), |(apart, all), i| {
+                        (apart + (got[i] as f64 - want[i]).powi(2), all + want[i].powi(2))
+                    });
+                    let error = (apart / all).sqrt();
+                    assert!(error < 1e-3, "{level:?} {algorithm:?} {conv:?} {o}: {error:.1e}");
+                }
+            });
+        }
+    }
 }
 
 /// Packed filters: in f16 bit for bit the stored ones, which are of that format here; in bytes as far away as rounding to 8 bits is.

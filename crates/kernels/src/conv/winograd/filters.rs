@@ -2,7 +2,7 @@
 
 use super::Variant;
 use super::tile::{CHUNK, columns};
-use super::transforms::{Algorithm, F2, F4, MOST};
+use super::transforms::{Algorithm, F2, F4, F4Whole, MOST};
 use crate::Weight;
 use crate::conv::{Conv, Filters};
 use crate::lanes::{Lanes, on_lanes};
@@ -119,6 +119,7 @@ unsafe fn chunk_on<V: Lanes>(variant: Variant, taps: &Taps, to: *mut f32, plane:
         match variant {
             Variant::F2 => chunk_of::<V, F2>(taps, to, plane),
             Variant::F4 => chunk_of::<V, F4>(taps, to, plane),
+            Variant::F4Whole => chunk_of::<V, F4Whole>(taps, to, plane),
         }
     }
 }

@@ -6,11 +6,12 @@
 //! transform back and finish. Filters are transformed anew for each block: beside the products that costs a few
 //! percent, and a second copy of the weights, four times as large, never exists.
 //!
-//! In f32, or with the transformed operands as whole numbers of 16 bits ([`sixteen`]), which takes half of the time.
+//! In f32, or with the transformed operands as whole numbers of 16 bits ([`sixteen`]), which takes half of the time; from filters
+//! in bytes the transform makes them without rounding ([`whole`]).
 //!
 //! Errors against f64, relative in the L2 norm over random pictures and filters of up to 320 channels (tested): below
 //! 1e-6 for F(2×2), 3e-6 for F(4×4), where the definition in f32 has about 3e-7; with 16 bits below 2.5e-3 for both, which is
-//! what the definition has with operands in bf16.
+//! what the definition has with operands in bf16, and below 1e-3 where bytes hold the filters exactly.
 
 mod filters;
 mod gather;
@@ -18,6 +19,7 @@ mod packed;
 mod sixteen;
 mod tile;
 mod transforms;
+mod whole;
 
 use super::{Conv, Epilogue, Filters, Input};
 use crate::buffer::Buffer;
@@ -28,7 +30,8 @@ use gather::Strip;
 pub(super) use packed::Packed;
 use std::ops::Range;
 use tile::CHUNK;
-use transforms::{Algorithm, F2, F4, MOST};
+use transforms::{Algorithm, F2, F4, F4Whole, MOST};
+use whole::Bytes;
 
 /// The algorithms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,13 +40,15 @@ pub(super) enum Variant {
     F2,
     /// F(4×4, 3×3).
     F4,
+    /// The same at points where filters in bytes stay whole numbers, for [`Format::Whole`].
+    F4Whole,
 }
 
 impl Variant {
     fn outputs(self) -> usize {
         match self {
             Variant::F2 => F2::OUT,
-            Variant::F4 => F4::OUT,
+            Variant::F4 | Variant::F4Whole => F4::OUT,
         }
     }
 
@@ -64,6 +69,8 @@ pub(super) enum Format {
     F32,
     /// Whole numbers of 16 bits, see [`sixteen`].
     I16,
+    /// The same, with exact filters from bytes, see [`whole`].
+    Whole,
 }
 
 impl Format {
@@ -71,8 +78,18 @@ impl Format {
     fn words(self, n: usize) -> usize {
         match self {
             Format::F32 => n,
-            Format::I16 => n / 2,
+            Format::I16 | Format::Whole => n / 2,
         }
+    }
+
+    /// Chunks of channels whose filters are transformed at a time, of so many: equal parts of all.
+    fn depth(self, chunks: usize) -> usize {
+        let most = match self {
+            Format::F32 => DEPTH,
+            Format::I16 => sixteen::MOST_CHANNELS,
+            Format::Whole => whole::MOST_CHANNELS,
+        };
+        chunks.div_ceil(chunks.div_ceil(most / CHUNK))
     }
 }
 
@@ -132,13 +149,9 @@ impl Tiling {
         strips.div_ceil(strips.div_ceil((BLOCK / per_strip).max(1)))
     }
 
-    /// Chunks of channels whose filters are transformed at a time: equal parts of all.
+    /// See [`Format::depth`].
     fn depth(&self) -> usize {
-        let most = match self.format {
-            Format::F32 => DEPTH,
-            Format::I16 => sixteen::MOST_CHANNELS,
-        };
-        self.chunks.div_ceil(self.chunks.div_ceil(most / CHUNK))
+        self.format.depth(self.chunks)
     }
 
     /// Values between two products of a tile's inputs before they become i16.
@@ -156,19 +169,19 @@ impl Tiling {
     fn filter_plane(&self) -> usize {
         match self.format {
             Format::F32 => filters::plane(self.depth(), self.nr),
-            Format::I16 => (self.depth() * self.chunk() + 1) * self.nr,
+            Format::I16 | Format::Whole => (self.depth() * self.chunk() + 1) * self.nr,
         }
     }
 
     /// Words of the filters of all products for one depth, their factors included.
     fn filters(&self) -> usize {
-        let factors = if self.format == Format::I16 { self.nr } else { 0 };
+        let factors = if self.format == Format::F32 { 0 } else { self.nr };
         self.variant.products() * (self.filter_plane() + factors)
     }
 
     /// Parts of the channels whose filters a task keeps: all where they are small, in i16, or all there are.
     fn kept(&self) -> usize {
-        if self.format == Format::I16 { self.chunks.div_ceil(self.depth()) } else { 1 }
+        if self.format == Format::F32 { 1 } else { self.chunks.div_ceil(self.depth()) }
     }
 
     /// Values of memory that a task of either kind takes: all alike, so that each finds what the one before gave back.
@@ -176,7 +189,7 @@ impl Tiling {
         let products = self.variant.products();
         let (tiles, chunks) = match self.format {
             Format::F32 => (self.wide, GROUP.min(self.chunks)),
-            Format::I16 => (self.gathered(), self.chunks),
+            Format::I16 | Format::Whole => (self.gathered(), self.chunks),
         };
         let strip = self.variant.inputs() * (tiles * self.variant.outputs() + 2) * chunks * CHUNK;
         let tiles = (TASK + 2 * self.mr).min(self.strips_per_block() * self.wide);
@@ -193,13 +206,19 @@ impl Tiling {
 /// `out = conv(x, weight)` and what `epilogue` says. The kernel is 3×3, the stride 1.
 pub(super) fn run(
     conv: Conv,
-    variant: Variant,
-    format: Format,
+    mut variant: Variant,
+    mut format: Format,
     x: &Input,
     filters: Filters,
     epilogue: &Epilogue,
     out: &mut [f32],
 ) {
+    if bytes_of(filters).is_some() {
+        format = Format::Whole;
+        variant = if variant == Variant::F4 { Variant::F4Whole } else { variant };
+    } else if format == Format::Whole {
+        format = Format::I16;
+    }
     let tiling = Tiling::of(conv, variant, format);
     let strips = conv.batch * tiling.high;
     let out = Shared::new(out);
@@ -209,11 +228,19 @@ pub(super) fn run(
     }
 }
 
+/// The filters, if they are packed as bytes.
+fn bytes_of<'a>(filters: Filters<'a>) -> Option<&'a Bytes> {
+    match filters {
+        Filters::Stored(_) => None,
+        Filters::Packed(packed) => packed.winograd().bytes(),
+    }
+}
+
 /// Values that [`run`] needs beside input and output, on so many threads.
 pub(super) fn scratch(conv: Conv, variant: Variant, format: Format, threads: usize) -> usize {
     let t = Tiling::of(conv, variant, format);
     let rows = (t.strips_per_block() * t.wide).div_ceil(t.mr);
-    let factors = if format == Format::I16 { rows * t.mr + t.input_plane() * threads } else { 0 };
+    let factors = if format == Format::F32 { 0 } else { rows * t.mr + t.input_plane() * threads };
     (t.plane(rows) + factors) * variant.products() + threads * t.share()
 }
 
@@ -233,7 +260,11 @@ fn block(t: &Tiling, strips: Range<usize>, x: &Input, filters: Filters, epilogue
     let row_blocks = tiles.div_ceil(t.mr);
     let left = match t.format {
         Format::F32 => inputs_f32(t, strips.clone(), x),
-        Format::I16 => inputs_i16(t, strips.clone(), x),
+        Format::I16 => inputs_i16(t, strips.clone(), x, sixteen::INPUT),
+        Format::Whole => {
+            let limit = bytes_of(filters).expect("filters of the format").limit;
+            inputs_i16(t, strips.clone(), x, limit)
+        }
     };
     let panels = t.conv.outputs.div_ceil(t.nr);
     let parts = tiles.div_ceil(TASK);
@@ -277,8 +308,8 @@ fn inputs_f32(t: &Tiling, strips: Range<usize>, x: &Input) -> Left {
     Left { words, plane, factors: Buffer::default(), factor_plane: 0 }
 }
 
-/// The same; all channels of a tile get one factor.
-fn inputs_i16(t: &Tiling, strips: Range<usize>, x: &Input) -> Left {
+/// The same to whole numbers up to `limit`; all channels of a tile get one factor.
+fn inputs_i16(t: &Tiling, strips: Range<usize>, x: &Input, limit: f32) -> Left {
     let products = t.variant.products();
     let tiles = strips.len() * t.wide;
     let plane = t.plane(tiles.div_ceil(t.mr));
@@ -308,7 +339,7 @@ fn inputs_i16(t: &Tiling, strips: Range<usize>, x: &Input) -> Left {
             // SAFETY: of each plane this task alone writes the rows and the factor of this tile.
             unsafe {
                 let (chunks, chunk) = (t.chunks, t.mr * row);
-                sixteen::inputs(products, chunks, from, input_plane, to, chunk, plane, factors, tiles);
+                sixteen::inputs(products, chunks, limit, from, input_plane, to, chunk, plane, factors, tiles);
             }
         }
     });
@@ -349,6 +380,10 @@ fn products(
                         filters::transform(t.variant, weight, &t.conv, n0, channels, plane, filters)
                     }
                     Format::I16 => sixteen::filters(t.variant, weight, &t.conv, n0, channels, plane, filters),
+                    Format::Whole => {
+                        let bytes = bytes_of(weight).expect("filters of the format");
+                        bytes.transform(t.variant, n0, channels, plane, filters);
+                    }
                 }
             }
             for p in 0..products {
@@ -357,6 +392,7 @@ fn products(
                     let height = t.mr.min(tiles - row);
                     let at = p * left.plane + (block * t.chunks + c) * t.mr * t.chunk();
                     let a = left.words[at..][..chunks * t.mr * t.chunk()].as_ptr();
+                    let next = a.wrapping_add(t.chunks * t.mr * t.chunk());
                     let to =
                         &mut sums[((row - from) * products + p) * nr..][..(height - 1) * products * nr + nr];
                     let (to, stride) = (to.as_mut_ptr(), products * nr);
@@ -364,11 +400,22 @@ fn products(
                     // SAFETY: the slices have what the kernels read and write.
                     unsafe {
                         match t.format {
-                            Format::F32 => tile::multiply(height, chunks, a, b, to, stride, c > 0),
-                            Format::I16 => {
+                            Format::F32 => tile::multiply(height, chunks, a, next, b, to, stride, c > 0),
+                            Format::I16 | Format::Whole => {
                                 let columns = filters[plane * products + p * nr..][..nr].as_ptr();
                                 let rows = left.factors[p * left.factor_plane + row..][..height].as_ptr();
-                                tile::multiply_i16(height, chunks, a, b, to, stride, c > 0, rows, columns);
+                                tile::multiply_i16(
+                                    height,
+                                    chunks,
+                                    a,
+                                    next,
+                                    b,
+                                    to,
+                                    stride,
+                                    c > 0,
+                                    rows,
+                                    columns,
+                                );
                             }
                         }
                     }
@@ -454,6 +501,7 @@ unsafe fn input_on<V: Lanes>(
         match variant {
             Variant::F2 => input_of::<V, F2>(from, row, pixel, to, plane),
             Variant::F4 => input_of::<V, F4>(from, row, pixel, to, plane),
+            Variant::F4Whole => input_of::<V, F4Whole>(from, row, pixel, to, plane),
         }
     }
 }
@@ -508,6 +556,7 @@ unsafe fn output_on<V: Lanes>(variant: Variant, sums: &[f32], place: &Place, fin
         match variant {
             Variant::F2 => output_of::<V, F2>(sums, place, finish, out),
             Variant::F4 => output_of::<V, F4>(sums, place, finish, out),
+            Variant::F4Whole => output_of::<V, F4Whole>(sums, place, finish, out),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::lanes::{Lanes, on_lanes};
 use crate::level::Level;
+use crate::share::{soon_used, soon_written};
 use crate::words::{Words, on_words};
 
 /// Channels that one row of the left operand holds before the next row follows.
@@ -28,12 +29,14 @@ pub(super) fn columns(level: Level) -> usize {
 on_lanes! {
     /// `to[r][..] = or += Σₖ a[k / 16][r][k % 16] · b[k][..]` for `r < height`, `k < 16 · chunks`.
     ///
-    /// `a` is `[chunks][rows(level)][16]`, `b` `[16 · chunks][columns(level)]`; rows of `to` are `stride` apart.
+    /// `a` is `[chunks][rows(level)][16]`, `b` `[16 · chunks][columns(level)]`; rows of `to` are `stride` apart. `next` is the
+    /// left operand that follows: like `to`, it is fetched meanwhile, wherever it is.
     ///
     /// # Safety
     /// The memory described must be there, and that of `to` belong to the caller alone.
     pub(super) fn multiply(
-        height: usize, chunks: usize, a: *const f32, b: *const f32, to: *mut f32, stride: usize, add: bool,
+        height: usize, chunks: usize, a: *const f32, next: *const f32, b: *const f32, to: *mut f32, stride: usize,
+        add: bool,
     ) = multiply_on
 }
 
@@ -44,9 +47,23 @@ on_words! {
     /// # Safety
     /// As [`multiply`], with `height` factors of rows and `columns(level)` of columns.
     pub(super) fn multiply_i16(
-        height: usize, chunks: usize, a: *const f32, b: *const f32, to: *mut f32, stride: usize, add: bool,
-        row_factors: *const f32, column_factors: *const f32,
+        height: usize, chunks: usize, a: *const f32, next: *const f32, b: *const f32, to: *mut f32, stride: usize,
+        add: bool, row_factors: *const f32, column_factors: *const f32,
     ) = multiply_i16_on
+}
+
+/// Values in a line of the cache.
+const LINE: usize = 16;
+
+/// Fetches line `k` of `next` and, in the first steps of all, a row of `to` (two lines at most).
+#[inline(always)]
+fn soon(next: *const f32, to: *mut f32, stride: usize, rows: usize, step: usize, k: usize) {
+    soon_used(next.wrapping_add(k * LINE));
+    if step < rows {
+        let row = to.wrapping_add(step * stride);
+        soon_written(row);
+        soon_written(row.wrapping_add(LINE));
+    }
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -55,6 +72,7 @@ unsafe fn multiply_i16_on<V: Words>(
     height: usize,
     chunks: usize,
     a: *const f32,
+    next: *const f32,
     b: *const f32,
     to: *mut f32,
     stride: usize,
@@ -67,7 +85,7 @@ unsafe fn multiply_i16_on<V: Words>(
             match height {
                 // SAFETY: the caller's promises.
                 $($n if $n <= rows(V::LEVEL) => unsafe {
-                    tile_of_i16::<V, $n>(chunks, a, b, to, stride, add, row_factors, column_factors)
+                    tile_of_i16::<V, $n>(chunks, a, next, b, to, stride, add, row_factors, column_factors)
                 },)*
                 _ => unreachable!("a tile has at most {} rows", rows(V::LEVEL)),
             }
@@ -81,6 +99,7 @@ unsafe fn multiply_i16_on<V: Words>(
 unsafe fn tile_of_i16<V: Words, const ROWS: usize>(
     chunks: usize,
     mut a: *const f32,
+    mut next: *const f32,
     mut b: *const f32,
     to: *mut f32,
     stride: usize,
@@ -93,8 +112,9 @@ unsafe fn tile_of_i16<V: Words, const ROWS: usize>(
     // SAFETY: the caller's promises of memory; a level's function is only reached where it was detected.
     unsafe {
         let mut sum = [[V::splat(0.0); 2]; ROWS];
-        for _ in 0..chunks {
+        for chunk in 0..chunks {
             for k in 0..WORDS {
+                soon(next, to, stride, ROWS, chunk * WORDS + k, k);
                 let right = [V::load(b), V::load(b.add(V::WIDTH))];
                 for (r, sum) in sum.iter_mut().enumerate() {
                     let left = V::splat(*a.add(r * WORDS + k));
@@ -104,6 +124,7 @@ unsafe fn tile_of_i16<V: Words, const ROWS: usize>(
                 b = b.add(2 * V::WIDTH);
             }
             a = a.add(rows(V::LEVEL) * WORDS);
+            next = next.wrapping_add(rows(V::LEVEL) * WORDS);
         }
         // By way of memory: a longer end would keep the sums there during the loop above.
         let mut whole = [0f32; MOST_SUMS];
@@ -129,6 +150,7 @@ unsafe fn multiply_on<V: Lanes>(
     height: usize,
     chunks: usize,
     a: *const f32,
+    next: *const f32,
     b: *const f32,
     to: *mut f32,
     stride: usize,
@@ -138,7 +160,7 @@ unsafe fn multiply_on<V: Lanes>(
         ($($n:literal)*) => {
             match height {
                 // SAFETY: the caller's promises.
-                $($n if $n <= rows(V::LEVEL) => unsafe { tile_of::<V, $n>(chunks, a, b, to, stride, add) },)*
+                $($n if $n <= rows(V::LEVEL) => unsafe { tile_of::<V, $n>(chunks, a, next, b, to, stride, add) },)*
                 _ => unreachable!("a tile has at most {} rows", rows(V::LEVEL)),
             }
         };
@@ -150,6 +172,7 @@ unsafe fn multiply_on<V: Lanes>(
 unsafe fn tile_of<V: Lanes, const ROWS: usize>(
     chunks: usize,
     mut a: *const f32,
+    mut next: *const f32,
     mut b: *const f32,
     to: *mut f32,
     stride: usize,
@@ -158,8 +181,9 @@ unsafe fn tile_of<V: Lanes, const ROWS: usize>(
     // SAFETY: the caller's promises of memory; a level's function is only reached where it was detected.
     unsafe {
         let mut sum = [[V::splat(0.0); 2]; ROWS];
-        for _ in 0..chunks {
+        for chunk in 0..chunks {
             for k in 0..CHUNK {
+                soon(next, to, stride, ROWS, chunk * CHUNK + k, k);
                 let right = [V::load(b), V::load(b.add(V::WIDTH))];
                 for (r, sum) in sum.iter_mut().enumerate() {
                     let left = V::splat(*a.add(r * CHUNK + k));
@@ -169,6 +193,7 @@ unsafe fn tile_of<V: Lanes, const ROWS: usize>(
                 b = b.add(2 * V::WIDTH);
             }
             a = a.add(rows(V::LEVEL) * CHUNK);
+            next = next.wrapping_add(rows(V::LEVEL) * CHUNK);
         }
         for (r, sum) in sum.iter().enumerate() {
             for (h, sum) in sum.iter().enumerate() {
