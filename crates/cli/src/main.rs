@@ -37,10 +37,10 @@ fn main() -> ExitCode {
 fn run(name: &str, arguments: &ArgMatches) -> Result<u8, Error> {
     instantstyle_engine::memory::return_large_blocks();
     let asked = arguments.try_get_one::<u16>("threads").ok().flatten().map(|n| usize::from(*n));
-    if let Some(n) = asked.or_else(threads::usual) {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build_global();
-        pool.map_err(|e| Error::Machine(format!("{n} threads: {e}")))?;
-    }
+    // This thread is one of the pool: what it hands out it begins itself, at once. None is rayon's own choice.
+    let n = asked.or_else(threads::usual).unwrap_or(0);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(n).use_current_thread().build_global();
+    pool.map_err(|e| Error::Machine(format!("{n} threads: {e}")))?;
     match name {
         "generate" => generate::run(arguments, on_interrupt())?,
         "demo" => demo::run(arguments, on_interrupt())?,

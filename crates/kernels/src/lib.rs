@@ -71,6 +71,7 @@ impl<'a> Weight<'a> {
     }
 
     /// The bytes of weights `start..start + len`, as far as there are such.
+    #[inline]
     pub(crate) fn bytes(&self, start: usize, len: usize) -> &'a [u8] {
         let (b, start, len) = match *self {
             Weight::F32(b) => (b, start * 4, len * 4),

@@ -18,6 +18,8 @@ fn config<T: DeserializeOwned>(folder: &str) -> Result<T, Box<dyn Error>> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    // As the program does.
+    rayon::ThreadPoolBuilder::new().use_current_thread().build_global()?;
     let words: Vec<String> = std::env::args().skip(1).collect();
     let [folder, part, size, precision, runs] = &words[..] else {
         return Err("expected FOLDER PART SIZE PRECISION RUNS".into());

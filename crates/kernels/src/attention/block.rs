@@ -4,7 +4,7 @@ use super::eight::{self, Bytes, Quantised};
 use super::{Form, KEYS, PANELS};
 use crate::act::{exp2_lanes, exp2_short_lanes};
 use crate::buffer::Buffer;
-use crate::gemm::pack_bf16;
+use crate::gemm::{pack_bf16, pack_f32};
 use crate::lanes::{on_lanes, transpose};
 use crate::level::{Level, level, per_level};
 use crate::share::Shared;
@@ -43,14 +43,7 @@ pub(super) fn pack_keys(from: &[f32], stride: usize, n: usize, dim: usize, to: &
     let tiles = n.div_ceil(rows(level()));
     for i in 0..tiles {
         let (start, end) = tile(n, tiles, i);
-        let height = end - start;
-        let to = &mut to[start * dim..end * dim];
-        for r in 0..height {
-            let row = &from[(start + r) * stride..][..dim];
-            for (d, v) in row.iter().enumerate() {
-                to[d * height + r] = *v;
-            }
-        }
+        pack_f32(end - start, &mut to[start * dim..end * dim], |r| &from[(start + r) * stride..][..dim]);
     }
 }
 

@@ -22,7 +22,7 @@ mod work;
 
 pub(crate) use finish::Epilogue;
 pub use finish::Then;
-pub(crate) use pack::{Rows, ZERO, factor, inverse, pack_bf16, pack_int8, pair};
+pub(crate) use pack::{Rows, ZERO, factor, inverse, pack_bf16, pack_f32, pack_int8, pair};
 pub use packed::Packed;
 pub(crate) use packed::Panels;
 
@@ -197,13 +197,7 @@ pub fn layers(a: &[f32], k: usize, parts: &mut [Part]) {
             Operand::Stored(weight, precision) => {
                 assert_eq!(weight.len(), n * k);
                 assert!(precision != Precision::Int8, "int8 weights are packed before they are used");
-                stored.push(WeightRows {
-                    weight,
-                    k,
-                    precision,
-                    gated: gate.then_some(outputs),
-                    factors: &[],
-                });
+                stored.push(WeightRows::new(weight, k, precision, gate.then_some(outputs), &[]));
                 (precision, None)
             }
             Operand::Packed(p) => {

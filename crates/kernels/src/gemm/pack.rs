@@ -76,6 +76,11 @@ fn interleave_made(
     SCRATCH.set(scratch);
 }
 
+/// Rows of as many values each: `[k][rows]`.
+pub(crate) fn pack_f32<'a>(rows: usize, out: &mut [f32], row: impl Fn(usize) -> &'a [f32]) {
+    in_groups(rows, row, |r0, found| interleave(found, rows, r0, out));
+}
+
 /// Rows of `k` values, rounded to bf16, as words of two: `[⌈k / 2⌉][rows]`.
 pub(crate) fn pack_bf16<'a>(rows: usize, k: usize, out: &mut [f32], row: impl Fn(usize) -> &'a [f32]) {
     in_groups(rows, row, |r0, found| {
@@ -234,7 +239,7 @@ impl<'a> Rows<'a> {
 
 impl Left for Rows<'_> {
     fn pack(&self, kb: usize, m0: usize, rows: usize, _: &[f32], out: &mut [f32]) {
-        in_groups(rows, |r| self.block(kb, m0 + r), |r0, found| interleave(found, rows, r0, out));
+        pack_f32(rows, out, |r| self.block(kb, m0 + r));
     }
 
     fn fetch(&self, kb: usize, rows: Range<usize>) {
@@ -305,14 +310,27 @@ pub(super) struct WeightRows<'a> {
     pub gated: Option<usize>,
     /// What the rows are divided by in int8.
     pub factors: &'a [f32],
+    /// Values in a block of the shared dimension.
+    deep: usize,
+}
+
+impl<'a> WeightRows<'a> {
+    pub fn new(
+        weight: Weight<'a>,
+        k: usize,
+        precision: Precision,
+        gated: Option<usize>,
+        factors: &'a [f32],
+    ) -> Self {
+        let per = precision.per_word();
+        WeightRows { weight, k, precision, gated, factors, deep: depth(k.div_ceil(per)) * per }
+    }
 }
 
 impl WeightRows<'_> {
     /// Values of block `kb`.
     fn block(&self, kb: usize) -> Range<usize> {
-        let per = self.precision.per_word();
-        let deep = depth(self.k.div_ceil(per)) * per;
-        kb * deep..self.k.min((kb + 1) * deep)
+        kb * self.deep..self.k.min((kb + 1) * self.deep)
     }
 
     /// The weight's row for column `c` of the panel at `n0`.

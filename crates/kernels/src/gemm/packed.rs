@@ -76,7 +76,7 @@ impl Packed {
         let nr = tile().1;
         let (factors, zeros) =
             if precision == Precision::Int8 { pack::columns(weight, k) } else { (Vec::new(), Vec::new()) };
-        let b = WeightRows { weight, k, precision, gated: gated.then_some(n / 2), factors: &factors };
+        let b = WeightRows::new(weight, k, precision, gated.then_some(n / 2), &factors);
         let cols = if gated { (n / 2).div_ceil(nr / 2) * nr } else { n };
         let panels = Panels::new(&b, cols, &Blocks::even(k.div_ceil(precision.per_word())));
         Packed { precision, n, k, gated, panels, factors, zeros }

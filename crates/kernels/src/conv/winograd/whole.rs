@@ -48,7 +48,8 @@ impl Bytes {
         let (to, by, most) = (Shared::new(&mut words), Shared::new(&mut factors), Shared::new(&mut highest));
         each(panels, |panel| {
             let mut stored = filters::no_taps();
-            let mut all = vec![filters::no_taps(); depth];
+            let mut memory = Buffer::stale(depth * size_of::<Taps>() / 4);
+            let all = memory.as_chunks_mut().0;
             for (sum, first) in (0..chunks).step_by(depth).enumerate() {
                 let here = depth.min(chunks - first);
                 for (i, taps) in all.iter_mut().enumerate().take(here) {
@@ -114,25 +115,29 @@ fn bytes_mut(words: &mut [f32]) -> &mut [i8] {
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), words.len() * 4) }
 }
 
-/// The taps of the channels of one sum, each output's to whole numbers and its factor, in the order of [`Bytes`].
-fn quantise(all: &[Taps], nr: usize, factors: &mut [f32], to: &mut [i8]) {
-    // Magnitudes in the order of their bits, what is not a number last.
-    let mut most = [0u32; 32];
-    for row in all.iter().flat_map(|taps| taps[..CHUNK * TAPS * nr].chunks_exact(nr)) {
-        most.iter_mut().zip(row).for_each(|(m, v)| *m = (*m).max(v.abs().to_bits()));
-    }
-    let mut inverses = [0f32; 32];
-    for ((f, i), m) in factors.iter_mut().zip(&mut inverses).zip(&most) {
-        *f = factor(&[f32::from_bits(*m)]);
-        *i = inverse(*f);
-    }
-    let half = nr / 2;
-    for (taps, to) in all.iter().zip(to.chunks_exact_mut(CHUNK * TAPS * nr)) {
-        for (c, row) in taps[..CHUNK * TAPS * nr].chunks_exact(nr).enumerate() {
-            let (channel, tap) = (c / TAPS, c % TAPS);
-            for (o, (v, i)) in row.iter().zip(&inverses).enumerate() {
-                let at = ((channel / 2 * 2 + o / half) * TAPS + tap) * nr + o % half * 2 + channel % 2;
-                to[at] = (v * i + ROUND).to_bits() as i8;
+per_level! {
+    /// The taps of the channels of one sum, each output's to whole numbers and its factor, in the order of [`Bytes`].
+    fn quantise(all: &[Taps], nr: usize, factors: &mut [f32], to: &mut [i8]) {
+        // Magnitudes in the order of their bits, what is not a number last.
+        let mut most = [0u32; 32];
+        for row in all.iter().flat_map(|taps| taps[..CHUNK * TAPS * nr].chunks_exact(nr)) {
+            most.iter_mut().zip(row).for_each(|(m, v)| *m = (*m).max(v.abs().to_bits()));
+        }
+        let mut inverses = [0f32; 32];
+        for ((f, i), m) in factors.iter_mut().zip(&mut inverses).zip(&most) {
+            *f = factor(&[f32::from_bits(*m)]);
+            *i = inverse(*f);
+        }
+        let half = nr / 2;
+        for (taps, to) in all.iter().zip(to.chunks_exact_mut(CHUNK * TAPS * nr)) {
+            for (part, to) in to.chunks_exact_mut(TAPS * nr).enumerate() {
+                let (pair, first) = (part / 2, part % 2 * half);
+                for (tap, to) in to.as_chunks_mut::<2>().0.chunks_exact_mut(half).enumerate() {
+                    let row = |c: usize| &taps[((2 * pair + c) * TAPS + tap) * nr + first..][..half];
+                    for (((to, i), low), high) in to.iter_mut().zip(&inverses[first..]).zip(row(0)).zip(row(1)) {
+                        *to = [low, high].map(|v| (v * i + ROUND).to_bits() as i8);
+                    }
+                }
             }
         }
     }
@@ -153,11 +158,12 @@ fn reach(variant: Variant, from: &[f32], chunks: usize) -> f32 {
     let plane = chunks * CHUNK / 2 * nr;
     let mut words = Buffer::stale(plane * variant.products());
     transformed(variant, from, chunks, &mut words, plane);
-    let mut sums = vec![0f32; nr];
+    let mut sums = [0f32; 32];
+    let sums = &mut sums[..nr];
     let mut most = 0f32;
     for words in words.chunks_exact(plane) {
         sums.fill(0.0);
-        magnitudes(words, &mut sums);
+        magnitudes(words, sums);
         most = sums.iter().copied().fold(most, f32::max);
     }
     most
