@@ -7,9 +7,9 @@ FOLDER comes from make_fullsize.py. Needs torch, diffusers, openvino. Prints min
 processes had, and how far the answers of torch and openvino are apart. Which engine runs in which precision:
 
 * torch: f32, bf16. openvino: f32, bf16, and int8 (the rest bf16) after quantise.py.
-* stable-diffusion.cpp: its f16 in the row of f32 (SDXL's is left out: it takes minutes), its q8_0 in the row of int8. `SD_CPP` names its sd-cli, `SD_CPP_MODEL` the folder's
+* stable-diffusion.cpp: its f16 in the row of f32, its q8_0 in the row of int8. `SD_CPP` names its sd-cli, `SD_CPP_MODEL` the folder's
   weights as one file (make_single.py).
-* candle: f32, SD1.5 only. `CANDLE` names the program built in candle/.
+* candle: f32. `CANDLE` names the program built in candle/. These two take minutes a step on SDXL.
 """
 import argparse
 import gc
@@ -150,13 +150,12 @@ def sd_cpp(a, precision):
 
 def candle(a, _):
     """Steps without the first."""
-    return [float(v) for v in program(os.environ["CANDLE"], a.folder, str(a.size), str(a.steps + 1)).split()[1:]]
+    return [float(v) for v in program(os.environ["CANDLE"], a.family, a.folder, str(a.size), str(a.steps + 1)).split()[1:]]
 
 
 # Programs of their own, and the precisions in which they run.
 PROGRAMS = {"instantstyle": (ours, ("f32", "bf16", "int8")), "stable-diffusion.cpp": (sd_cpp, ("f32", "int8")),
             "candle": (candle, ("f32",))}
-SLOW = {("stable-diffusion.cpp", "f32"), ("candle", "f32")}
 LIBRARIES = {"torch": (torch_engine, ("f32", "bf16")), "openvino": (openvino_engine, ("f32", "bf16", "int8"))}
 
 
@@ -183,7 +182,7 @@ def main():
         for _ in range(a.rounds):
             for name in engines:
                 alone = PROGRAMS.get(name)
-                if name in runs or alone and precision in alone[1] and not (a.family == "sdxl" and (name, precision) in SLOW):
+                if name in runs or alone and precision in alone[1]:
                     with Turn() as turn:
                         if alone:
                             row = alone[0](a, precision)
