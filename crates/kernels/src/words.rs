@@ -26,7 +26,9 @@ pub(crate) trait Words: Lanes {
     fn add_i16(self, other: Self) -> Self;
     /// Differences of the two i16 of each word, wrapping around.
     fn sub_i16(self, other: Self) -> Self;
-    /// Bytes as words of two i16.
+    /// Products of the two i16 of each word, rounded to whole multiples of 2¹⁵, ties up: those multiples.
+    fn mul_i16(self, other: Self) -> Self;
+    /// Bytes, times 8, as words of two i16.
     ///
     /// # Safety
     /// As [`Lanes::splat`], and twice [`Lanes::WIDTH`] bytes must be readable.
@@ -157,10 +159,14 @@ impl Words for Portable {
         halves(self, other, i16::wrapping_sub)
     }
     #[inline(always)]
+    fn mul_i16(self, other: Self) -> Self {
+        halves(self, other, |a, b| ((a as i32 * b as i32 + (1 << 14)) >> 15) as i16)
+    }
+    #[inline(always)]
     unsafe fn load_i8(p: *const i8) -> Self {
         // SAFETY: the caller's promise.
         let bytes = unsafe { p.cast::<[[i8; 2]; 8]>().read() };
-        Portable(bytes.map(|[low, high]| word_i16(low as i16, high as i16)))
+        Portable(bytes.map(|[low, high]| word_i16(8 * low as i16, 8 * high as i16)))
     }
     #[inline(always)]
     fn abs(self) -> Self {
@@ -188,7 +194,7 @@ mod x86 {
     /// What the two share, by the names of their instructions.
     macro_rules! common {
         ($from:ident $to:ident $set:ident $add:ident $sub:ident $and:ident $or:ident $shift:ident $left:ident $whole:ident $wide:ident
-            $add_i16:ident $sub_i16:ident) => {
+            $add_i16:ident $sub_i16:ident $mul_i16:ident) => {
             #[inline(always)]
             fn add_i16(self, other: Self) -> Self {
                 // SAFETY: a vector exists, so the machine has the level.
@@ -198,6 +204,11 @@ mod x86 {
             fn sub_i16(self, other: Self) -> Self {
                 // SAFETY: as above.
                 Self(unsafe { $to($sub_i16($from(self.0), $from(other.0))) })
+            }
+            #[inline(always)]
+            fn mul_i16(self, other: Self) -> Self {
+                // SAFETY: as above.
+                Self(unsafe { $to($mul_i16($from(self.0), $from(other.0))) })
             }
             #[inline(always)]
             fn pair_bf16(self, high: Self) -> Self {
@@ -247,7 +258,7 @@ mod x86 {
     impl Words for Avx2 {
         common!(_mm256_castps_si256 _mm256_castsi256_ps _mm256_set1_epi32 _mm256_add_epi32 _mm256_sub_epi32 _mm256_and_si256
             _mm256_or_si256 _mm256_srli_epi32 _mm256_slli_epi32 _mm256_cvtps_epi32 _mm256_cvtepi32_ps
-            _mm256_add_epi16 _mm256_sub_epi16);
+            _mm256_add_epi16 _mm256_sub_epi16 _mm256_mulhrs_epi16);
 
         #[inline(always)]
         fn dot_bf16(self, a: Self, b: Self) -> Self {
@@ -286,7 +297,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn load_i8(p: *const i8) -> Self {
             // SAFETY: the caller's promises.
-            unsafe { Avx2(_mm256_castsi256_ps(_mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast())))) }
+            unsafe {
+                let wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(p.cast()));
+                Avx2(_mm256_castsi256_ps(_mm256_slli_epi16::<3>(wide)))
+            }
         }
         #[inline(always)]
         unsafe fn store_i16(self, p: *mut i16) {
@@ -302,7 +316,7 @@ mod x86 {
     impl<const NARROW: bool> Words for Avx512<NARROW> {
         common!(_mm512_castps_si512 _mm512_castsi512_ps _mm512_set1_epi32 _mm512_add_epi32 _mm512_sub_epi32 _mm512_and_si512
             _mm512_or_si512 _mm512_srli_epi32 _mm512_slli_epi32 _mm512_cvtps_epi32 _mm512_cvtepi32_ps
-            _mm512_add_epi16 _mm512_sub_epi16);
+            _mm512_add_epi16 _mm512_sub_epi16 _mm512_mulhrs_epi16);
 
         #[inline(always)]
         fn dot_bf16(self, a: Self, b: Self) -> Self {
@@ -357,7 +371,10 @@ mod x86 {
         #[inline(always)]
         unsafe fn load_i8(p: *const i8) -> Self {
             // SAFETY: the caller's promises.
-            unsafe { Avx512(_mm512_castsi512_ps(_mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())))) }
+            unsafe {
+                let wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast()));
+                Avx512(_mm512_castsi512_ps(_mm512_slli_epi16::<3>(wide)))
+            }
         }
         #[inline(always)]
         unsafe fn store_i16(self, p: *mut i16) {
@@ -409,7 +426,7 @@ mod tests {
     on_words! {
         /// # Safety
         /// Slices of 16.
-        fn all(a: &[f32], b: &[f32], c: &[f32], out: &mut [[f32; 16]; 10], whole: &mut [i16; 16]) = all_on
+        fn all(a: &[f32], b: &[f32], c: &[f32], out: &mut [[f32; 16]; 11], whole: &mut [i16; 16]) = all_on
     }
 
     #[inline(always)]
@@ -417,7 +434,7 @@ mod tests {
         a: &[f32],
         b: &[f32],
         c: &[f32],
-        out: &mut [[f32; 16]; 10],
+        out: &mut [[f32; 16]; 11],
         whole: &mut [i16; 16],
     ) {
         for i in (0..16).step_by(V::WIDTH) {
@@ -441,6 +458,7 @@ mod tests {
                 let (wa, wb) = (ka.pair_i16(kb), kb.pair_i16(kb));
                 wa.add_i16(wb).store(out[7][i..].as_mut_ptr());
                 wa.sub_i16(wb).store(out[8][i..].as_mut_ptr());
+                wa.mul_i16(wb).store(out[10][i..].as_mut_ptr());
                 // The bytes of some words, lowest first.
                 let bytes = out[5].as_ptr().cast::<i8>().add(2 * i);
                 V::load_i8(bytes).store(out[9][i..].as_mut_ptr());
@@ -453,7 +471,7 @@ mod tests {
         let (a, b, c) = (noise(16, 1), noise(16, 2), noise(16, 3));
         let narrow = |v: f32| half::bf16::from_f32(v).to_f32();
         at_every_level(|level| {
-            let (mut out, mut whole) = ([[0f32; 16]; 10], [0i16; 16]);
+            let (mut out, mut whole) = ([[0f32; 16]; 11], [0i16; 16]);
             // SAFETY: all have 16 values.
             unsafe { all(&a, &b, &c, &mut out, &mut whole) };
             for i in 0..16 {
@@ -479,7 +497,10 @@ mod tests {
                 assert_eq!(halves(out[7][i]), [wa.wrapping_add(wb), wb.wrapping_add(wb)], "{level:?}");
                 assert_eq!(halves(out[8][i]), [wa.wrapping_sub(wb), 0], "{level:?}");
                 let bytes = out[5][i / 2].to_bits() >> (16 * (i % 2));
-                assert_eq!(halves(out[9][i]), [bytes as i8 as i16, (bytes >> 8) as i8 as i16], "{level:?}");
+                let want = [bytes as i8 as i16, (bytes >> 8) as i8 as i16].map(|b| 8 * b);
+                assert_eq!(halves(out[9][i]), want, "{level:?}");
+                let product = |a: i16| ((a as f64 * wb as f64 / 32768.0 + 0.5).floor()) as i16;
+                assert_eq!(halves(out[10][i]), [product(wa), product(wb)], "{level:?}");
             }
         });
     }

@@ -348,8 +348,12 @@ fn packed_bytes(weights: &Weights, precision: Precision) -> (u64, u64) {
         let values = t.len() as u64;
         let bytes = match *t.shape() {
             [_, _] | [_, _, 1, 1] => values * per_value,
-            // Strided and very small ones are bf16.
-            [_, inputs, 3, 3] if inputs >= 16 && !key.contains("downsamplers") => values * per_value,
+            // In bytes with a factor of four for the taps of 16 channels; strided and very small ones are bf16.
+            [outputs, inputs, 3, 3] if inputs >= 16 && !key.contains("downsamplers") => {
+                let factors =
+                    if precision == Precision::Int8 { outputs * inputs.div_ceil(16) * 4 } else { 0 };
+                values * per_value + factors as u64
+            }
             [_, _, _, _] => values * 2,
             _ => return None,
         };

@@ -15,7 +15,7 @@ enum Kind {
 impl Packed {
     /// Packs `weight`, `[outputs, inputs, kernel, kernel]`. For implicit products in bf16. For Winograd's algorithms, which
     /// transform it further, in bf16 as f16: weights in f16 stay exact, wider ones keep 11 bits; in int8 as whole numbers from
-    /// -127 to 127, with a factor for each output's taps of up to 224 channels.
+    /// -127 to 127, with a factor for each output's taps of 16 channels.
     ///
     /// # Panics
     /// If the number of weights does not fit, or they are asked for in f32: those are read as they are stored.

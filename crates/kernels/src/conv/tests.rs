@@ -292,13 +292,14 @@ fn sixteen_bits_at_their_limits() {
     at_every_level(|level| {
         for algorithm in [Algorithm::Winograd2, Algorithm::Winograd4] {
             let packed = Packed::new(algorithm, weight, conv.outputs, conv.inputs, 3, Precision::Int8);
-            for packed in [None, Some(&packed)] {
+            // In bytes the taps' unit is coarser for such sums than for any other: a 33rd of the largest.
+            for (packed, most) in [(None, 10.0), (Some(&packed), 20.0)] {
                 let mut x = vec![1f32; 36 * conv.inputs];
                 let out = run(algorithm, &x, packed);
                 // In the middle all nine taps meet a one.
                 let (more, less) = (out[(2 * 6 + 2) * 2], out[(2 * 6 + 2) * 2 + 1]);
                 let apart = (more - 4608.0).abs().max((less + 4608.0).abs());
-                assert!(apart < 10.0, "{level:?} {algorithm:?}: {more} {less}");
+                assert!(apart < most, "{level:?} {algorithm:?}: {more} {less}");
                 x[7 * conv.inputs] = f32::NAN;
                 assert!(run(algorithm, &x, packed)[(6 + 1) * 2].is_nan(), "{level:?}");
                 x[7 * conv.inputs] = f32::INFINITY;
@@ -308,10 +309,10 @@ fn sixteen_bits_at_their_limits() {
     });
 }
 
-/// Where taps are whole numbers times a factor of their output, bytes hold them exactly, and so are their transforms: what is
-/// left is the rounding of the inputs.
+/// Where taps are whole numbers times a factor of their output, bytes hold them exactly: what is left is the rounding of the
+/// inputs, and of taps to the unit of their sum.
 #[test]
-fn filters_in_bytes_are_transformed_exactly() {
+fn filters_in_bytes_lose_little_on_their_way() {
     for conv in [
         Conv { height: 9, width: 4, inputs: 700, outputs: 33, batch: 1, ..BASE },
         Conv { height: 16, width: 16, inputs: 37, outputs: 70, batch: 1, ..BASE },
@@ -344,7 +345,7 @@ fn filters_in_bytes_are_transformed_exactly() {
                         (apart + (got[i] as f64 - want[i]).powi(2), all + want[i].powi(2))
                     });
                     let error = (apart / all).sqrt();
-                    assert!(error < 1e-3, "{level:?} {algorithm:?} {conv:?} {o}: {error:.1e}");
+                    assert!(error < 5e-3, "{level:?} {algorithm:?} {conv:?} {o}: {error:.1e}");
                 }
             });
         }

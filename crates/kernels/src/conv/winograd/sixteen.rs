@@ -17,24 +17,24 @@ use crate::words::{Words, on_words};
 use std::ops::Range;
 
 /// The largest input: 13 bits.
-pub(super) const INPUT: f32 = 8191.0;
+const INPUT: f32 = 8191.0;
 /// The largest filter.
 const FILTER: f32 = 32767.0;
 /// The largest sum of a filter's magnitudes over the channels of one sum: with inputs of [`INPUT`] it stays below 2³¹. Each of
 /// [`MOST_CHANNELS`] values may have been rounded up by a half, and the bound itself by a few parts in 10⁷.
-const FILTER_SUM: f32 = ((1u64 << 31) as f64 / INPUT as f64) as f32 - 200.0;
+pub(super) const FILTER_SUM: f32 = ((1u64 << 31) as f64 / INPUT as f64) as f32 - 200.0;
 /// Channels of one sum, at most. The fewer, the more bits are left for each filter.
 pub(super) const MOST_CHANNELS: usize = 160;
 
 on_words! {
-    /// One tile's products `[products][plane]`, of `chunks` chunks of channels each, to i16 up to `limit`; `to` is where the first chunk of
+    /// One tile's products `[products][plane]`, of `chunks` chunks of channels each, to i16; `to` is where the first chunk of
     /// the first product goes, the next chunk is `chunk` words on, the next product `to_plane`. The factor of product p goes to
     /// `factors[p · factor_plane]`.
     ///
     /// # Safety
     /// The memory described must be there, and what is written the caller's alone.
     pub(super) fn inputs(
-        products: usize, chunks: usize, limit: f32, from: *const f32, plane: usize, to: *mut f32, chunk: usize, to_plane: usize,
+        products: usize, chunks: usize, from: *const f32, plane: usize, to: *mut f32, chunk: usize, to_plane: usize,
         factors: *mut f32, factor_plane: usize,
     ) = inputs_on
 }
@@ -44,7 +44,6 @@ on_words! {
 unsafe fn inputs_on<V: Words>(
     products: usize,
     chunks: usize,
-    limit: f32,
     from: *const f32,
     plane: usize,
     to: *mut f32,
@@ -73,7 +72,7 @@ unsafe fn inputs_on<V: Words>(
                 most = most.max(high[l]);
                 sum += all[l];
             }
-            let (factor, inverse) = factor(most, sum, limit, f32::MAX);
+            let (factor, inverse) = factor(most, sum, INPUT, f32::MAX);
             *factors.add(p * factor_plane) = factor;
             let (inverse, to) = (V::splat(inverse), to.add(p * to_plane));
             for c in (0..chunks * CHUNK).step_by(V::WIDTH) {

@@ -1,8 +1,12 @@
-//! Filters in bytes, whose transforms stay whole numbers: of taps up to 127 the filters of [`F4Whole`] are at most 49 · 127, which
-//! 16 bits hold exactly. So the transform takes additions only, of 32 values at a time, and no digit of the filters. The inputs
-//! get as many bits as the sums leave room for, 15 at most, which is found when the filters are packed.
+//! Filters in bytes, whose transforms are additions of whole numbers: of taps up to [`MOST_TAP`] the filters of [`F4Whole`] are at
+//! most 49 times as large, which 16 bits hold exactly, 32 of them in a vector.
+//!
+//! Bytes have a factor for each output's taps of 16 channels. In one sum taps must have one unit, so they are first brought
+//! to that of the sum, and rounded: the finest with which taps stay small enough, and sums below 2³¹ with inputs of 13 bits.
+//! It is found when the filters are packed, and mostly a half to a fifth of a byte's step.
 
 use super::filters::{self, TAPS, Taps};
+use super::sixteen::FILTER_SUM;
 use super::tile::{CHUNK, columns};
 use super::transforms::{F2, F4Whole, MOST, Whole};
 use super::{Format, Variant};
@@ -15,26 +19,29 @@ use crate::share::{Shared, each, soon_written};
 use crate::words::{Words, on_words};
 use std::ops::Range;
 
-/// Channels of one sum, at most.
-pub(super) const MOST_CHANNELS: usize = 224;
+/// Channels of one sum, at most: the more, the coarser its unit.
+pub(super) const MOST_CHANNELS: usize = 160;
+/// The largest tap: 49 of them are below 2¹⁵.
+const MOST_TAP: f32 = 668.0;
+/// A byte's step in units of its sum, times this, is what its bytes are multiplied by.
+const UNIT: f32 = 4096.0;
 
 const OTHER_POINTS: &str = "filters in bytes have points of their own";
 
-/// Filters of [`Format::Whole`], with a factor for each output's taps of the channels of one sum.
+/// Filters of [`Format::Whole`].
 pub(super) struct Bytes {
-    /// `[panels][chunks of channels][pairs of channels][2][taps][columns / 2][2 channels]` of i8.
+    /// `[panels][chunks of channels]` of what the bytes are multiplied by, `[columns]` of words of twice the same i16, and the
+    /// bytes, `[pairs of channels][2][taps][columns / 2][2 channels]`.
     words: Vec<f32>,
-    /// `[panels][sums][columns]`.
-    factors: Vec<f32>,
-    /// The largest magnitude of inputs with which no sum overflows.
-    pub limit: f32,
+    /// The units, `[panels][sums][columns]`.
+    units: Vec<f32>,
     chunks: usize,
     nr: usize,
 }
 
 /// Words of one chunk of a panel.
 fn chunk_words(nr: usize) -> usize {
-    CHUNK * TAPS * nr / 4
+    nr + CHUNK * TAPS * nr / 4
 }
 
 impl Bytes {
@@ -43,39 +50,33 @@ impl Bytes {
         let (panels, chunks) = (outputs.div_ceil(nr), inputs.div_ceil(CHUNK));
         let depth = Format::Whole.depth(chunks);
         let (size, sums) = (chunk_words(nr), chunks.div_ceil(depth));
-        let (mut words, mut factors) = (fresh(panels * chunks * size), vec![0f32; panels * sums * nr]);
-        let mut highest = vec![0f32; panels];
-        let (to, by, most) = (Shared::new(&mut words), Shared::new(&mut factors), Shared::new(&mut highest));
+        let (mut words, mut units) = (fresh(panels * chunks * size), vec![0f32; panels * sums * nr]);
+        let (to, by) = (Shared::new(&mut words), Shared::new(&mut units));
         each(panels, |panel| {
-            let mut stored = filters::no_taps();
-            let mut memory = Buffer::stale(depth * size_of::<Taps>() / 4);
-            let all = memory.as_chunks_mut().0;
+            let (mut stored, mut taps) = (filters::no_taps(), filters::no_taps());
             for (sum, first) in (0..chunks).step_by(depth).enumerate() {
                 let here = depth.min(chunks - first);
-                for (i, taps) in all.iter_mut().enumerate().take(here) {
-                    let c = (first + i) * CHUNK;
-                    filters::taps(weight, [outputs, inputs], panel * nr, c, &mut stored, taps);
-                }
                 // SAFETY: each panel is its own.
-                let (to, by, most) = unsafe {
+                let (to, units) = unsafe {
                     (
                         to.part((panel * chunks + first) * size, here * size),
                         by.part((panel * sums + sum) * nr, nr),
-                        &mut most.part(panel, 1)[0],
                     )
                 };
-                quantise(&all[..here], nr, by, bytes_mut(to));
-                *most = most.max(reach(Variant::F2, to, here)).max(reach(Variant::F4Whole, to, here));
+                let mut factors = [[0f32; 32]; MOST_CHANNELS / CHUNK];
+                for (i, to) in to.chunks_exact_mut(size).enumerate() {
+                    let c = (first + i) * CHUNK;
+                    filters::taps(weight, [outputs, inputs], panel * nr, c, &mut stored, &mut taps);
+                    quantise(&taps, nr, &mut factors[i], bytes_mut(&mut to[nr..]));
+                }
+                choose_units(&factors[..here], to, units);
             }
         });
-        let most = highest.into_iter().fold(1f32, f32::max);
-        // Sums are exact in f64, and were rounded to f32.
-        let limit = (i32::MAX as f64 / (most as f64 * (1.0 + 1e-6))).floor().min(i16::MAX as f64) as f32;
-        Bytes { words, factors, limit, chunks, nr }
+        Bytes { words, units, chunks, nr }
     }
 
     pub fn size_bytes(&self) -> usize {
-        (self.words.len() + self.factors.len()) * 4
+        (self.words.len() + self.units.len()) * 4
     }
 
     /// The filters of the outputs from `n0` on for the channels of one sum, as words of two channels, `[products][plane]`, and
@@ -95,7 +96,7 @@ impl Bytes {
         transformed(variant, from, here, words, plane);
         let depth = Format::Whole.depth(self.chunks);
         let sum = panel * self.chunks.div_ceil(depth) + first / depth;
-        let factors = &self.factors[sum * self.nr..][..self.nr];
+        let own = &self.units[sum * self.nr..][..self.nr];
         let units = match variant {
             Variant::F2 => &F2::UNITS,
             Variant::F4Whole => &F4Whole::UNITS,
@@ -104,7 +105,7 @@ impl Bytes {
         let side = variant.inputs();
         for (p, found) in found.chunks_exact_mut(self.nr).enumerate().take(side * side) {
             let unit = units[p / side] * units[p % side];
-            found.iter_mut().zip(factors).for_each(|(o, f)| *o = f * unit);
+            found.iter_mut().zip(own).for_each(|(o, own)| *o = own * unit);
         }
     }
 }
@@ -116,11 +117,11 @@ fn bytes_mut(words: &mut [f32]) -> &mut [i8] {
 }
 
 per_level! {
-    /// The taps of the channels of one sum, each output's to whole numbers and its factor, in the order of [`Bytes`].
-    fn quantise(all: &[Taps], nr: usize, factors: &mut [f32], to: &mut [i8]) {
+    /// The taps of one chunk, each output's to whole numbers and their factor, in the order of [`Bytes`].
+    fn quantise(taps: &Taps, nr: usize, factors: &mut [f32; 32], to: &mut [i8]) {
         // Magnitudes in the order of their bits, what is not a number last.
         let mut most = [0u32; 32];
-        for row in all.iter().flat_map(|taps| taps[..CHUNK * TAPS * nr].chunks_exact(nr)) {
+        for row in taps[..CHUNK * TAPS * nr].chunks_exact(nr) {
             most.iter_mut().zip(row).for_each(|(m, v)| *m = (*m).max(v.abs().to_bits()));
         }
         let mut inverses = [0f32; 32];
@@ -129,16 +130,46 @@ per_level! {
             *i = inverse(*f);
         }
         let half = nr / 2;
-        for (taps, to) in all.iter().zip(to.chunks_exact_mut(CHUNK * TAPS * nr)) {
-            for (part, to) in to.chunks_exact_mut(TAPS * nr).enumerate() {
-                let (pair, first) = (part / 2, part % 2 * half);
-                for (tap, to) in to.as_chunks_mut::<2>().0.chunks_exact_mut(half).enumerate() {
-                    let row = |c: usize| &taps[((2 * pair + c) * TAPS + tap) * nr + first..][..half];
-                    for (((to, i), low), high) in to.iter_mut().zip(&inverses[first..]).zip(row(0)).zip(row(1)) {
-                        *to = [low, high].map(|v| (v * i + ROUND).to_bits() as i8);
-                    }
+        for (part, to) in to.chunks_exact_mut(TAPS * nr).enumerate() {
+            let (pair, first) = (part / 2, part % 2 * half);
+            for (tap, to) in to.as_chunks_mut::<2>().0.chunks_exact_mut(half).enumerate() {
+                let row = |c: usize| &taps[((2 * pair + c) * TAPS + tap) * nr + first..][..half];
+                for (((to, i), low), high) in to.iter_mut().zip(&inverses[first..]).zip(row(0)).zip(row(1)) {
+                    *to = [low, high].map(|v| (v * i + ROUND).to_bits() as i8);
                 }
             }
+        }
+    }
+}
+
+/// The units of one sum, from the factors of its chunks, whose bytes are in `words`; what these are multiplied by is written
+/// before them.
+fn choose_units(factors: &[[f32; 32]], words: &mut [f32], units: &mut [f32]) {
+    let (nr, chunks) = (units.len(), factors.len());
+    for (o, unit) in units.iter_mut().enumerate() {
+        // What is not a number stays so.
+        let most = factors.iter().map(|f| f[o]).fold(0f32, |m, f| if f > m || f.is_nan() { f } else { m });
+        *unit = most * 127.0 / MOST_TAP;
+    }
+    loop {
+        for (factors, words) in factors.iter().zip(words.chunks_exact_mut(chunk_words(nr))) {
+            for ((word, f), unit) in words.iter_mut().zip(factors).zip(&*units) {
+                let by = (f / unit * UNIT).round_ties_even() as i16 as u16 as u32;
+                *word = f32::from_bits(by << 16 | by);
+            }
+        }
+        let reach = [Variant::F2, Variant::F4Whole].map(|variant| reach(variant, words, chunks));
+        let mut fits = true;
+        for (unit, (a, b)) in units.iter_mut().zip(reach[0].iter().zip(&reach[1])) {
+            let sum = a.max(*b);
+            if sum > FILTER_SUM {
+                // A little more, for taps are rounded anew.
+                *unit *= sum / FILTER_SUM * 1.005;
+                fits = false;
+            }
+        }
+        if fits {
+            return;
         }
     }
 }
@@ -149,22 +180,20 @@ fn transformed(variant: Variant, from: &[f32], chunks: usize, words: &mut [f32],
     assert!(from.len() >= chunks * chunk_words(nr));
     assert!(plane >= chunks * CHUNK / 2 * nr && words.len() >= plane * variant.products());
     // SAFETY: as asserted.
-    unsafe { transform(variant, from.as_ptr().cast(), chunks, words.as_mut_ptr(), plane) };
+    unsafe { transform(variant, from.as_ptr(), chunks, words.as_mut_ptr(), plane) };
 }
 
-/// The largest sum of magnitudes of one product and output.
-fn reach(variant: Variant, from: &[f32], chunks: usize) -> f32 {
+/// The largest sum of magnitudes of each output's products.
+fn reach(variant: Variant, from: &[f32], chunks: usize) -> [f32; 32] {
     let nr = columns(level());
     let plane = chunks * CHUNK / 2 * nr;
     let mut words = Buffer::stale(plane * variant.products());
     transformed(variant, from, chunks, &mut words, plane);
-    let mut sums = [0f32; 32];
-    let sums = &mut sums[..nr];
-    let mut most = 0f32;
+    let mut most = [0f32; 32];
     for words in words.chunks_exact(plane) {
-        sums.fill(0.0);
-        magnitudes(words, sums);
-        most = sums.iter().copied().fold(most, f32::max);
+        let mut sums = [0f32; 32];
+        magnitudes(words, &mut sums[..nr]);
+        most.iter_mut().zip(sums).for_each(|(m, s)| *m = m.max(s));
     }
     most
 }
@@ -182,17 +211,17 @@ per_level! {
 }
 
 on_words! {
-    /// `[chunks]` of bytes to words of two i16, `[products][plane]`.
+    /// `[chunks]` of [`Bytes`] to words of two i16, `[products][plane]`.
     ///
     /// # Safety
     /// The memory described must be there, and what is written the caller's alone.
-    fn transform(variant: Variant, from: *const i8, chunks: usize, to: *mut f32, plane: usize) = transform_on
+    fn transform(variant: Variant, from: *const f32, chunks: usize, to: *mut f32, plane: usize) = transform_on
 }
 
 #[inline(always)]
 unsafe fn transform_on<V: Words>(
     variant: Variant,
-    from: *const i8,
+    from: *const f32,
     chunks: usize,
     to: *mut f32,
     plane: usize,
@@ -210,20 +239,26 @@ unsafe fn transform_on<V: Words>(
 // Rows and columns by their indices: both are needed.
 #[allow(clippy::needless_range_loop)]
 #[inline(always)]
-unsafe fn transform_of<V: Words, A: Whole>(from: *const i8, chunks: usize, to: *mut f32, plane: usize) {
+unsafe fn transform_of<V: Words, A: Whole>(from: *const f32, chunks: usize, to: *mut f32, plane: usize) {
+    let nr = 2 * V::WIDTH;
     // SAFETY: the caller's promises.
     unsafe {
         let zero = V::splat(0.0);
         for part in 0..chunks * CHUNK {
-            let (from, to) = (from.add(part * TAPS * 2 * V::WIDTH), to.add(part * V::WIDTH));
+            let from = from.add(part / CHUNK * chunk_words(nr));
+            let by = V::load(from.add(part % 2 * V::WIDTH));
+            let from = from.add(nr).cast::<i8>().add(part % CHUNK * TAPS * nr);
+            let to = to.add(part * V::WIDTH);
             for p in 0..A::IN * A::IN {
                 soon_written(to.wrapping_add(p * plane));
             }
             let mut half = [[zero; 3]; MOST];
             for x in 0..3 {
-                let tap = from.add(x * 2 * V::WIDTH);
-                let row = 3 * 2 * V::WIDTH;
-                let t = A::whole([V::load_i8(tap), V::load_i8(tap.add(row)), V::load_i8(tap.add(2 * row))]);
+                let mut g = [zero; 3];
+                for (y, g) in g.iter_mut().enumerate() {
+                    *g = V::load_i8(from.add((y * 3 + x) * nr)).mul_i16(by);
+                }
+                let t = A::whole(g);
                 for y in 0..A::IN {
                     half[y][x] = t[y];
                 }
