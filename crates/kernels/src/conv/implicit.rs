@@ -4,18 +4,45 @@
 use super::{Conv, Filters};
 use crate::Weight;
 use crate::buffer::Buffer;
-use crate::gemm::{Blocks, Epilogue, Left, Panels, Precision, Right, Target, pair, run};
+use crate::gemm::{
+    Blocks, Epilogue, KC as WORDS, Left, Panels, Precision, Right, Target, lines_bf16, lines_f32, pair, run,
+};
+use std::ops::Range;
 
-/// Words of channels per block of the shared dimension for a 3×3 kernel: 9 · 32 taps, close to the depth of [`crate::gemm`].
-const WORDS: usize = 32;
+/// A block of the shared dimension, whose values are those of each tap in turn: all taps of some channels, or some taps of one.
+struct Part {
+    channels: Range<usize>,
+    taps: Range<usize>,
+}
+
+impl Part {
+    fn values(&self) -> usize {
+        self.channels.len() * self.taps.len()
+    }
+}
+
+/// The blocks for so many channels and taps, of at most `most` values each.
+fn parts(inputs: usize, taps: usize, most: usize) -> Vec<Part> {
+    // Whole lines of the cache, where there are so many.
+    let channels = match most / taps {
+        0 => 1,
+        n @ 1..16 => n,
+        n => n / 16 * 16,
+    };
+    let all = |c: usize| (0..taps).step_by(most).map(move |t| (c, t));
+    (0..inputs)
+        .step_by(channels)
+        .flat_map(all)
+        .map(|(c, t)| Part { channels: c..inputs.min(c + channels), taps: t..taps.min(t + most) })
+        .collect()
+}
 
 struct Patches<'a> {
     conv: Conv,
     x: &'a [f32],
     width: usize,
     height: usize,
-    /// Channels per block.
-    channels: usize,
+    parts: &'a [Part],
 }
 
 impl Patches<'_> {
@@ -35,27 +62,24 @@ impl Patches<'_> {
     }
 }
 
-impl Left for Patches<'_> {
-    fn pack(&self, kb: usize, m0: usize, rows: usize, _: &[f32], out: &mut [f32]) {
-        let c = &self.conv;
-        let c0 = kb * self.channels;
-        let channels = self.channels.min(c.inputs - c0);
-        for r in 0..rows {
-            for ky in 0..c.kernel {
-                for kx in 0..c.kernel {
-                    let tap = &mut out[(ky * c.kernel + kx) * channels * rows + r..];
-                    match self.pixel(m0 + r, ky, kx) {
-                        Some(p) => {
-                            let source = &self.x[p * c.inputs + c0..][..channels];
-                            for (i, v) in source.iter().enumerate() {
-                                tap[i * rows] = *v;
-                            }
-                        }
-                        None => (0..channels).for_each(|i| tap[i * rows] = 0.0),
-                    }
-                }
+impl Patches<'_> {
+    /// The values of block `kb` of row `m`, to be used by `of`.
+    fn row(&self, kb: usize, m: usize, of: impl FnOnce(&[f32])) {
+        let (c, Part { channels, taps }) = (&self.conv, &self.parts[kb]);
+        let mut row = [0f32; 2 * WORDS];
+        let row = &mut row[..self.parts[kb].values()];
+        for (tap, out) in taps.clone().zip(row.chunks_exact_mut(channels.len())) {
+            if let Some(p) = self.pixel(m, tap / c.kernel, tap % c.kernel) {
+                out.copy_from_slice(&self.x[p * c.inputs..][channels.clone()]);
             }
         }
+        of(row);
+    }
+}
+
+impl Left for Patches<'_> {
+    fn pack(&self, kb: usize, m: usize, _: f32, out: &mut [f32], stride: usize) {
+        self.row(kb, m, |row| lines_f32(row, out, stride));
     }
 }
 
@@ -63,65 +87,51 @@ struct Kernels<'a> {
     weight: Weight<'a>,
     inputs: usize,
     taps: usize,
-    channels: usize,
+    parts: &'a [Part],
 }
 
 impl Right for Kernels<'_> {
     fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, _: bool, out: &mut [f32]) {
-        let c0 = kb * self.channels;
-        let channels = self.channels.min(self.inputs - c0);
-        let row = &mut vec![0f32; channels * self.taps][..];
+        let Part { channels, taps } = &self.parts[kb];
+        let row = &mut vec![0f32; channels.len() * self.taps][..];
         for c in 0..cols {
-            self.weight.widen(((n0 + c) * self.inputs + c0) * self.taps, row);
-            for (i, taps) in row.chunks_exact(self.taps).enumerate() {
-                for (t, v) in taps.iter().enumerate() {
-                    out[(t * channels + i) * nr + c] = *v;
+            self.weight.widen(((n0 + c) * self.inputs + channels.start) * self.taps, row);
+            for (i, all) in row.chunks_exact(self.taps).enumerate() {
+                for (t, v) in all[taps.clone()].iter().enumerate() {
+                    out[(t * channels.len() + i) * nr + c] = *v;
                 }
             }
         }
     }
 }
 
-/// An operand of blocks with so many values, in bf16: its values in pairs, a last one alone with zero.
-struct Paired<'a, T>(T, &'a [usize]);
+/// An operand in bf16: its values in pairs, a last one alone with zero.
+struct Paired<'a, T>(T, &'a [Part]);
 
-impl<T> Paired<'_, T> {
-    /// Block `kb`, which `pack` writes in f32, of `wide` rows or columns.
-    fn pack(&self, kb: usize, wide: usize, out: &mut [f32], pack: impl Fn(&mut [f32])) {
-        let values = self.1[kb];
-        let mut whole = Buffer::stale(values.next_multiple_of(2) * wide);
-        let (filled, rest) = whole.split_at_mut(values * wide);
-        pack(filled);
-        rest.fill(0.0);
-        for (out, two) in out.chunks_exact_mut(wide).zip(whole.chunks_exact(2 * wide)) {
-            pair(&two[..wide], &two[wide..], out);
-        }
-    }
-}
-
-impl<T: Left> Left for Paired<'_, T> {
+impl Left for Paired<'_, Patches<'_>> {
     const PRECISION: Precision = Precision::Bf16;
 
-    fn pack(&self, kb: usize, m0: usize, rows: usize, factors: &[f32], out: &mut [f32]) {
-        self.pack(kb, rows, out, |out| self.0.pack(kb, m0, rows, factors, out));
+    fn pack(&self, kb: usize, m: usize, _: f32, out: &mut [f32], stride: usize) {
+        self.0.row(kb, m, |row| lines_bf16(row, out, stride));
     }
 }
 
 impl<T: Right> Right for Paired<'_, T> {
     fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, fetch: bool, out: &mut [f32]) {
-        self.pack(kb, nr, out, |out| self.0.pack(kb, n0, cols, nr, fetch, out));
+        let values = self.1[kb].values();
+        let mut whole = Buffer::stale(values.next_multiple_of(2) * nr);
+        let (filled, rest) = whole.split_at_mut(values * nr);
+        self.0.pack(kb, n0, cols, nr, fetch, filled);
+        rest.fill(0.0);
+        for (out, two) in out.chunks_exact_mut(nr).zip(whole.chunks_exact(2 * nr)) {
+            pair(&two[..nr], &two[nr..], out);
+        }
     }
 }
 
-/// Channels per block, and the values of each block of the shared dimension.
-fn blocks(inputs: usize, taps: usize, narrow: bool) -> (usize, Vec<usize>) {
-    let channels = if narrow { 2 * WORDS } else { WORDS };
-    (channels, (0..inputs).step_by(channels).map(|c| channels.min(inputs - c) * taps).collect())
-}
-
-/// The same in words of two.
-fn paired(values: &[usize]) -> Blocks {
-    Blocks(values.iter().map(|n| n.div_ceil(2)).collect())
+/// Their depths, for words of so many values.
+fn depths(parts: &[Part], per_word: usize) -> Blocks {
+    Blocks(parts.iter().map(|p| p.values().div_ceil(per_word)).collect())
 }
 
 /// Kernels in bf16 as the products read them at the level in use.
@@ -134,9 +144,9 @@ impl Packed {
     /// Packs kernels `[outputs, inputs, taps]`.
     pub fn new(weight: Weight, [outputs, inputs, taps]: [usize; 3]) -> Self {
         assert_eq!(weight.len(), outputs * inputs * taps);
-        let (channels, values) = blocks(inputs, taps, true);
-        let kernels = Kernels { weight, inputs, taps, channels };
-        let panels = Panels::new(&Paired(kernels, &values), outputs, &paired(&values));
+        let parts = parts(inputs, taps, 2 * WORDS);
+        let kernels = Kernels { weight, inputs, taps, parts: &parts };
+        let panels = Panels::new(&Paired(kernels, &parts), outputs, &depths(&parts, 2));
         Packed { panels, shape: [outputs, inputs, taps] }
     }
 
@@ -161,24 +171,22 @@ pub(super) fn conv2d(
 ) {
     let taps = conv.kernel * conv.kernel;
     let (height, width) = (conv.out_height(), conv.out_width());
-    let narrow = precision != Precision::F32;
-    let (channels, values) = blocks(conv.inputs, taps, narrow);
-    let left = Patches { conv, x, width, height, channels };
+    let per_word = if precision == Precision::F32 { 1 } else { 2 };
+    let parts = &parts(conv.inputs, taps, per_word * WORDS)[..];
+    let blocks = depths(parts, per_word);
+    let left = Patches { conv, x, width, height, parts };
     let rows = conv.batch * height * width;
     let targets = &mut [Target::new(conv.outputs, epilogue, out)];
     let weight = match filters {
         Filters::Packed(packed) => {
-            let panels = &packed.implicit().panels;
-            let left = Paired(left, &values);
-            return run(rows, &paired(&values), &left, &[panels], targets);
+            return run(rows, &blocks, &Paired(left, parts), &[&packed.implicit().panels], targets);
         }
         Filters::Stored(weight) => weight,
     };
-    let right = Kernels { weight, inputs: conv.inputs, taps, channels };
-    if narrow {
-        let (left, right) = (Paired(left, &values), Paired(right, &values));
-        run(rows, &paired(&values), &left, &[&right], targets);
+    let right = Kernels { weight, inputs: conv.inputs, taps, parts };
+    if per_word == 2 {
+        run(rows, &blocks, &Paired(left, parts), &[&Paired(right, parts)], targets);
     } else {
-        run(rows, &Blocks(values), &left, &[&right], targets);
+        run(rows, &blocks, &left, &[&right], targets);
     }
 }

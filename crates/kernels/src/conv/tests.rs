@@ -71,6 +71,8 @@ fn every_algorithm_equals_the_definition() {
         Conv { height: 33, width: 21, inputs: 130, outputs: 3, batch: 1, ..base },
         Conv { height: 9, width: 4, inputs: 340, outputs: 33, batch: 1, ..base },
         Conv { pad_before: 0, pad_after: 1, ..base },
+        // More taps than a block of the shared dimension has words.
+        Conv { kernel: 21, stride: 7, height: 30, width: 22, inputs: 2, batch: 1, ..base },
     ] {
         let x = noise(conv.batch * conv.height * conv.width * conv.inputs, 1);
         let w = noise(conv.outputs * conv.inputs * conv.kernel * conv.kernel, 2);
@@ -215,6 +217,7 @@ fn implicit_products_round_to_bf16_and_no_more() {
         Conv { kernel: 5, stride: 5, pad_before: 0, pad_after: 0, inputs: 3, height: 10, ..BASE },
         Conv { kernel: 1, pad_before: 0, pad_after: 0, inputs: 130, ..BASE },
         Conv { upsample: true, inputs: 9, ..BASE },
+        Conv { kernel: 29, stride: 9, height: 31, width: 30, inputs: 2, batch: 1, ..BASE },
         Conv { height: 1, width: 1, inputs: 1, outputs: 1, ..BASE },
     ] {
         let x = noise(conv.batch * conv.height * conv.width * conv.inputs, 1);

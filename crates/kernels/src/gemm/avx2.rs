@@ -1,5 +1,7 @@
 //! Micro-kernels for AVX2 and FMA: a tile of up to 6 × 16, two vectors wide.
 
+use super::LINE;
+use super::finish::Tile;
 use super::work::Soon;
 use std::arch::x86_64::*;
 
@@ -15,34 +17,33 @@ macro_rules! kernel {
         /// The machine must have AVX2 and FMA.
         #[target_feature(enable = "avx2,fma")]
         pub(in crate::gemm) unsafe fn $name(
-            rows: usize,
-            kc: usize,
-            block: &[f32],
-            panel: &[f32],
-            tile: &mut [f32],
+            (rows, kc): (usize, usize),
+            (block, panel): (&[f32], &[f32]),
+            sums: &mut [f32],
             more: bool,
             soon: &Soon,
-        ) {
+            _: Option<&Tile>,
+        ) -> bool {
             #[target_feature(enable = "avx2,fma")]
             #[inline]
             unsafe fn tile_of<const MR: usize>(
                 kc: usize,
-                mut a: *const f32,
+                a: *const f32,
                 mut b: *const f32,
                 t: *mut f32,
                 more: bool,
             ) {
-                // SAFETY: the caller checked that kc · MR, kc · NR and MR · NR words are there.
+                // SAFETY: the caller checked that MR rows of kc words in whole lines, kc · NR and MR · NR words are there.
                 unsafe {
                     let mut sum = [[_mm256_setzero_ps(); 2]; MR];
-                    for _ in 0..kc {
+                    for w in 0..kc {
+                        let a = a.add(w / LINE * MR * LINE + w % LINE);
                         let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(NR / 2)));
                         for (r, sum) in sum.iter_mut().enumerate() {
-                            let v = _mm256_set1_ps(*a.add(r));
+                            let v = _mm256_set1_ps(*a.add(r * LINE));
                             sum[0] = $fma(sum[0], v, b0);
                             sum[1] = $fma(sum[1], v, b1);
                         }
-                        a = a.add(MR);
                         b = b.add(NR);
                     }
                     for (r, sum) in sum.iter().enumerate() {
@@ -55,8 +56,8 @@ macro_rules! kernel {
                 }
             }
             soon.fetch();
-            assert!(block.len() >= kc * rows && panel.len() >= kc * NR && tile.len() >= rows * NR);
-            let (a, b, t) = (block.as_ptr(), panel.as_ptr(), tile.as_mut_ptr());
+            assert!(block.len() >= rows * kc.next_multiple_of(LINE) && panel.len() >= kc * NR && sums.len() >= rows * NR);
+            let (a, b, t) = (block.as_ptr(), panel.as_ptr(), sums.as_mut_ptr());
             // SAFETY: the lengths were checked above for this number of rows.
             unsafe {
                 match rows {
@@ -69,6 +70,7 @@ macro_rules! kernel {
                     _ => unreachable!("a tile has at most 6 rows"),
                 }
             }
+            false
         }
     };
 }

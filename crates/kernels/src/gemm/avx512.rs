@@ -1,103 +1,127 @@
 //! Micro-kernels for AVX-512: a tile of up to 14 × 32, two vectors wide.
 
+use super::LINE;
+use super::finish::{Tile, finish_registers};
 use super::pack::ZERO;
 use super::work::Soon;
+use crate::lanes::Avx512;
+use crate::share::soon_used;
 use std::arch::x86_64::*;
 
 /// Columns of the tile.
 const NR: usize = 32;
 
-/// Multiplies one word of the shared dimension and goes on to the next.
+/// Multiplies word `$w` of the shared dimension and goes on to the next.
 macro_rules! step {
-    ($sum:ident, $a:ident, $b:ident, $mr:ident, $fma:expr) => {
+    ($sum:ident, $a:ident, $b:ident, $w:ident, $mr:ident, $fma:expr) => {
         let (b0, b1) = (_mm512_loadu_ps($b), _mm512_loadu_ps($b.add(NR / 2)));
+        let a = $a.add($w / LINE * $mr * LINE + $w % LINE);
+        // The lines after these, one by one: maybe those of the next tile.
+        soon_used($a.wrapping_add(($w / LINE * $mr + $mr + $w % LINE) * LINE));
         for (r, sum) in $sum.iter_mut().enumerate() {
-            let v = _mm512_set1_ps(*$a.add(r));
+            let v = _mm512_set1_ps(*a.add(r * LINE));
             sum[0] = $fma(sum[0], v, b0);
             sum[1] = $fma(sum[1], v, b1);
         }
-        $a = $a.add($mr);
+        $w += 1;
         $b = $b.add(NR);
     };
 }
 
 /// One micro-kernel: `$fma(sums, a, b)` adds the products of a broadcast word of A to a vector of sums, `$add` adds sums.
 macro_rules! kernel {
-    ($(#[$doc:meta])* $name:ident, $features:literal, $fma:expr, $add:expr) => {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $fma:expr, $add:expr, $quantised:literal) => {
         $(#[$doc])*
         ///
         /// # Safety
         /// The machine must have the features of the kernel.
         #[target_feature(enable = $features)]
         pub(in crate::gemm) unsafe fn $name(
-            rows: usize,
-            kc: usize,
-            block: &[f32],
-            panel: &[f32],
-            tile: &mut [f32],
+            (rows, kc): (usize, usize),
+            (block, panel): (&[f32], &[f32]),
+            sums: &mut [f32],
             more: bool,
             soon: &Soon,
-        ) {
+            last: Option<&Tile>,
+        ) -> bool {
             #[target_feature(enable = $features)]
             #[inline]
             unsafe fn tile_of<const MR: usize>(
                 kc: usize,
-                mut a: *const f32,
+                a: *const f32,
                 mut b: *const f32,
                 t: *mut f32,
                 more: bool,
                 soon: &Soon,
-            ) {
+                last: Option<&Tile>,
+            ) -> bool {
                 let rows = soon.rows.min(kc);
                 (rows..soon.rows).for_each(|r| soon.row(r));
-                // SAFETY: the caller checked that kc · MR, kc · NR and MR · NR words are there.
+                // SAFETY: the caller checked that MR rows of kc words in whole lines, kc · NR and MR · NR words are there.
                 unsafe {
                     let mut sum = [[_mm512_setzero_ps(); 2]; MR];
+                    let mut w = 0;
                     // A row or a line for each word: a processor waits for only so many at a time. What is left over comes late.
                     for r in 0..rows {
                         soon.row(r);
-                        step!(sum, a, b, MR, $fma);
+                        step!(sum, a, b, w, MR, $fma);
                     }
                     let mut left = kc - rows;
                     for run in soon.runs {
                         let lines = run.lines.min(left);
                         for l in 0..lines {
                             run.soon(l);
-                            step!(sum, a, b, MR, $fma);
+                            step!(sum, a, b, w, MR, $fma);
                         }
                         left -= lines;
                     }
                     for _ in 0..left {
-                        step!(sum, a, b, MR, $fma);
+                        step!(sum, a, b, w, MR, $fma);
+                    }
+                    if more {
+                        for (r, sum) in sum.iter_mut().enumerate() {
+                            for (half, sum) in sum.iter_mut().enumerate() {
+                                *sum = $add(_mm512_loadu_ps(t.add(r * NR + half * NR / 2)), *sum);
+                            }
+                        }
+                    }
+                    // Only whole tiles: the others would be as many copies of it.
+                    if let (14, Some(tile)) = (MR, last) {
+                        let mut whole = [[Avx512::<true>(_mm512_setzero_ps()); 2]; MR];
+                        for (whole, sum) in whole.iter_mut().zip(&sum) {
+                            *whole = [Avx512(sum[0]), Avx512(sum[1])];
+                        }
+                        if finish_registers::<_, MR, $quantised>(&whole, tile) {
+                            return true;
+                        }
                     }
                     for (r, sum) in sum.iter().enumerate() {
                         for (half, sum) in sum.iter().enumerate() {
-                            let at = t.add(r * NR + half * NR / 2);
-                            let sum = if more { $add(_mm512_loadu_ps(at), *sum) } else { *sum };
-                            _mm512_storeu_ps(at, sum);
+                            _mm512_storeu_ps(t.add(r * NR + half * NR / 2), *sum);
                         }
                     }
+                    false
                 }
             }
-            assert!(block.len() >= kc * rows && panel.len() >= kc * NR && tile.len() >= rows * NR);
-            let (a, b, t) = (block.as_ptr(), panel.as_ptr(), tile.as_mut_ptr());
+            assert!(block.len() >= rows * kc.next_multiple_of(LINE) && panel.len() >= kc * NR && sums.len() >= rows * NR);
+            let (a, b, t) = (block.as_ptr(), panel.as_ptr(), sums.as_mut_ptr());
             // SAFETY: the lengths were checked above for this number of rows.
             unsafe {
                 match rows {
-                    1 => tile_of::<1>(kc, a, b, t, more, soon),
-                    2 => tile_of::<2>(kc, a, b, t, more, soon),
-                    3 => tile_of::<3>(kc, a, b, t, more, soon),
-                    4 => tile_of::<4>(kc, a, b, t, more, soon),
-                    5 => tile_of::<5>(kc, a, b, t, more, soon),
-                    6 => tile_of::<6>(kc, a, b, t, more, soon),
-                    7 => tile_of::<7>(kc, a, b, t, more, soon),
-                    8 => tile_of::<8>(kc, a, b, t, more, soon),
-                    9 => tile_of::<9>(kc, a, b, t, more, soon),
-                    10 => tile_of::<10>(kc, a, b, t, more, soon),
-                    11 => tile_of::<11>(kc, a, b, t, more, soon),
-                    12 => tile_of::<12>(kc, a, b, t, more, soon),
-                    13 => tile_of::<13>(kc, a, b, t, more, soon),
-                    14 => tile_of::<14>(kc, a, b, t, more, soon),
+                    1 => tile_of::<1>(kc, a, b, t, more, soon, last),
+                    2 => tile_of::<2>(kc, a, b, t, more, soon, last),
+                    3 => tile_of::<3>(kc, a, b, t, more, soon, last),
+                    4 => tile_of::<4>(kc, a, b, t, more, soon, last),
+                    5 => tile_of::<5>(kc, a, b, t, more, soon, last),
+                    6 => tile_of::<6>(kc, a, b, t, more, soon, last),
+                    7 => tile_of::<7>(kc, a, b, t, more, soon, last),
+                    8 => tile_of::<8>(kc, a, b, t, more, soon, last),
+                    9 => tile_of::<9>(kc, a, b, t, more, soon, last),
+                    10 => tile_of::<10>(kc, a, b, t, more, soon, last),
+                    11 => tile_of::<11>(kc, a, b, t, more, soon, last),
+                    12 => tile_of::<12>(kc, a, b, t, more, soon, last),
+                    13 => tile_of::<13>(kc, a, b, t, more, soon, last),
+                    14 => tile_of::<14>(kc, a, b, t, more, soon, last),
                     _ => unreachable!("a tile has at most 14 rows"),
                 }
             }
@@ -174,23 +198,23 @@ unsafe fn add_i32(x: __m512, y: __m512) -> __m512 {
 
 kernel! {
     /// See [`super::scalar::f32`].
-    f32, "avx512f", fma_f32, add_f32
+    f32, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_f32, add_f32, false
 }
 kernel! {
     /// See [`super::scalar::bf16`].
-    bf16, "avx512f,avx512bf16", fma_bf16, add_f32
+    bf16, "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,f16c", fma_bf16, add_f32, false
 }
 kernel! {
     /// See [`super::scalar::bf16`]; without the bf16 instructions.
-    bf16_plain, "avx512f", fma_bf16_plain, add_f32
+    bf16_plain, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_bf16_plain, add_f32, false
 }
 kernel! {
     /// See [`super::scalar::int8`].
-    int8, "avx512f,avx512vnni", fma_int8, add_i32
+    int8, "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c", fma_int8, add_i32, true
 }
 kernel! {
     /// See [`super::scalar::int8`]; without the VNNI instructions.
-    int8_plain, "avx512f,avx512bw", fma_int8_plain, add_i32
+    int8_plain, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_int8_plain, add_i32, true
 }
 
 /// Transposes 16 rows of 16 words: `out[w][r] = rows[r][w]`.
@@ -293,18 +317,76 @@ pub(super) unsafe fn interleave_int8(
     let k = same_length(rows);
     assert!(inverses.len() == rows.len());
     let load = |r: usize, w0: usize, whole: bool| {
-        let (whole, inverse) = (whole && k % 4 == 0, _mm512_set1_ps(inverses[r]));
-        let values = |i: usize| {
-            // SAFETY: sixteen words of four are there, or it is not whole.
-            let x = unsafe { some_of(rows[r], 4 * w0 + 16 * i, whole) };
-            _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse))
-        };
-        // Both pack within quarters of a vector: word 4 i + q of the row comes to place 4 q + i.
-        let (a, b) = (_mm512_packs_epi32(values(0), values(1)), _mm512_packs_epi32(values(2), values(3)));
-        let bytes = _mm512_packs_epi16(a, b);
-        _mm512_castsi512_ps(_mm512_xor_si512(bytes, _mm512_set1_epi8(ZERO as i8)))
+        let whole = whole && k % 4 == 0;
+        // SAFETY: sixteen words of four are there, or it is not whole.
+        quantised(|i| unsafe { some_of(rows[r], 4 * w0 + 16 * i, whole) }, _mm512_set1_ps(inverses[r]))
     };
     interleave_words::<true>(rows.len(), k.div_ceil(4), stride, at, out, load);
+}
+
+/// See [`super::pack::lines_bf16`].
+///
+/// # Safety
+/// The machine must have AVX-512 F and BF16.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub(super) unsafe fn lines_bf16(row: &[f32], out: &mut [f32], stride: usize) {
+    let words = |x: &[f32], whole| {
+        // SAFETY: a whole one has 32 values; the types are the same 512 bits.
+        unsafe {
+            let (low, high) = (some_of(x, 0, whole), some_of(x, 16, whole));
+            std::mem::transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(high, low))
+        }
+    };
+    lines::<32>(row, out, stride, words);
+}
+
+/// See [`super::pack::lines_int8`].
+///
+/// # Safety
+/// The machine must have AVX-512 F and BW.
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) unsafe fn lines_int8(row: &[f32], inverse: f32, out: &mut [f32], stride: usize) {
+    let inverse = _mm512_set1_ps(inverse);
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    let words = |x: &[f32], whole| {
+        // SAFETY: a whole one has 64 values.
+        _mm512_permutexvar_ps(order, quantised(|i| unsafe { some_of(x, 16 * i, whole) }, inverse))
+    };
+    lines::<64>(row, out, stride, words);
+}
+
+/// Lines of `PER` values each, `stride` words apart: `words(values, whole)` makes one.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn lines<const PER: usize>(
+    row: &[f32],
+    out: &mut [f32],
+    stride: usize,
+    words: impl Fn(&[f32], bool) -> __m512,
+) {
+    let count = row.len().div_ceil(PER);
+    assert!(count == 0 || out.len() >= (count - 1) * stride + LINE);
+    let (groups, rest) = row.as_chunks::<PER>();
+    let start = out.as_mut_ptr();
+    // SAFETY: the last of `count` lines ends inside by the assertion.
+    unsafe {
+        for (i, x) in groups.iter().enumerate() {
+            _mm512_storeu_ps(start.add(i * stride), words(x, true));
+        }
+        if !rest.is_empty() {
+            _mm512_storeu_ps(start.add(groups.len() * stride), words(rest, false));
+        }
+    }
+}
+
+/// 64 values, sixteen at a time, as bytes: whole numbers nearest to `x · inverse`, plus 128. Word 4 i + q of them is at place
+/// 4 q + i, for they are packed within quarters of a vector.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+fn quantised(x: impl Fn(usize) -> __m512, inverse: __m512) -> __m512 {
+    let values = |i| _mm512_cvtps_epi32(_mm512_mul_ps(x(i), inverse));
+    let (a, b) = (_mm512_packs_epi32(values(0), values(1)), _mm512_packs_epi32(values(2), values(3)));
+    _mm512_castsi512_ps(_mm512_xor_si512(_mm512_packs_epi16(a, b), _mm512_set1_epi8(ZERO as i8)))
 }
 
 /// See [`super::pack::factor`].
@@ -314,12 +396,17 @@ pub(super) unsafe fn interleave_int8(
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn largest(x: &[f32]) -> f32 {
     let mut most = [_mm512_setzero_si512(); 4];
-    for x in x.chunks(64) {
+    let larger = |most, x| _mm512_max_epu32(most, _mm512_castps_si512(_mm512_abs_ps(x)));
+    let (groups, rest) = x.as_chunks::<64>();
+    for x in groups {
         for (i, most) in most.iter_mut().enumerate() {
-            // SAFETY: the mask leaves out what is beyond the slice.
-            let x = unsafe { first(x.get(16 * i..).unwrap_or(&[])) };
-            *most = _mm512_max_epu32(*most, _mm512_castps_si512(_mm512_abs_ps(x)));
+            // SAFETY: 64 values are there.
+            *most = larger(*most, unsafe { _mm512_loadu_ps(x.as_ptr().add(16 * i)) });
         }
+    }
+    for (x, most) in rest.chunks(16).zip(&mut most) {
+        // SAFETY: the level has been promised.
+        *most = larger(*most, unsafe { first(x) });
     }
     let [a, b, c, d] = most;
     f32::from_bits(_mm512_reduce_max_epu32(_mm512_max_epu32(_mm512_max_epu32(a, b), _mm512_max_epu32(c, d))))

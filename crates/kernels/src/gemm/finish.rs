@@ -31,23 +31,28 @@ pub(crate) struct Epilogue<'a> {
     pub residual: Option<&'a [f32]>,
 }
 
-/// A tile of finished sums and where it goes.
-pub(super) struct Tile<'a> {
-    /// `[rows][nr]`.
-    pub sums: &'a [f32],
-    pub nr: usize,
-    /// Factors of the rows of A, where they are quantised.
-    pub factors: &'a [f32],
+/// Where the finished sums of a panel's tiles go.
+pub(super) struct Place<'a> {
+    pub epilogue: Epilogue<'a>,
     /// True if what is written may be off by as much as rounding operands to bf16 makes it.
     pub narrow: bool,
-    /// First row and column of the output, and how many columns.
-    pub row: usize,
+    /// First column of the output, and how many.
     pub column: usize,
     pub width: usize,
     /// Columns of the output.
     pub stride: usize,
-    /// The output; the tile's rows and columns are written by one thread alone.
+    /// The output; a tile's rows and columns are written by one thread alone.
     pub out: Shared<'a>,
+}
+
+/// Where the finished sums of a tile go.
+pub(super) struct Tile<'a> {
+    pub place: &'a Place<'a>,
+    /// Factors of the rows of A, where they are quantised.
+    pub factors: &'a [f32],
+    /// First row of the output, and how many.
+    pub row: usize,
+    pub tall: usize,
 }
 
 /// The columns from `start` on; the last ones, beyond the end, are 0.
@@ -55,11 +60,11 @@ pub(super) struct Tile<'a> {
 /// # Safety
 /// The machine must have the level.
 #[inline(always)]
-unsafe fn columns<V: Lanes>(x: &[f32], start: usize) -> V {
-    let x = x.get(start..).unwrap_or(&[]);
+unsafe fn columns<V: Lanes, const WHOLE: bool>(x: &[f32], start: usize) -> V {
+    let x = if WHOLE { &x[start..start + V::WIDTH] } else { x.get(start..).unwrap_or(&[]) };
     // SAFETY: what is read is there; the caller promises the level.
     unsafe {
-        if x.len() >= V::WIDTH {
+        if WHOLE || x.len() >= V::WIDTH {
             return V::load(x.as_ptr());
         }
         let mut some = [0f32; WIDEST];
@@ -72,37 +77,68 @@ unsafe fn columns<V: Lanes>(x: &[f32], start: usize) -> V {
 const WIDEST: usize = 16;
 
 on_words! {
-    /// Finishes a tile and writes it.
+    /// Finishes the sums of a tile, rows of two vectors, and writes them.
     ///
     /// # Safety
     /// The tile's part of the output must be the caller's alone.
-    pub(super) fn finish(epilogue: &Epilogue, tile: &Tile) = finish_on
+    pub(super) fn finish(sums: &[f32], tile: &Tile) = finish_on
 }
 
 #[inline(always)]
-unsafe fn finish_on<V: Words>(epilogue: &Epilogue, tile: &Tile) {
+unsafe fn finish_on<V: Words>(sums: &[f32], tile: &Tile) {
     // SAFETY: the caller's promises.
     unsafe {
-        match epilogue.then {
-            Then::Keep => rows::<V, Keep>(epilogue, tile),
-            Then::Activate(Activation::Silu) => rows::<V, Silu>(epilogue, tile),
-            Then::Activate(Activation::Gelu) => rows::<V, Gelu>(epilogue, tile),
-            Then::Activate(Activation::QuickGelu) => rows::<V, QuickGelu>(epilogue, tile),
-            Then::Gate if tile.narrow => rows::<V, ShortGate>(epilogue, tile),
-            Then::Gate => rows::<V, Gate>(epilogue, tile),
+        match tile.place.epilogue.then {
+            Then::Keep => rows::<V, Keep>(sums, tile),
+            Then::Activate(Activation::Silu) => rows::<V, Silu>(sums, tile),
+            Then::Activate(Activation::Gelu) => rows::<V, Gelu>(sums, tile),
+            Then::Activate(Activation::QuickGelu) => rows::<V, QuickGelu>(sums, tile),
+            Then::Gate if tile.place.narrow => rows::<V, ShortGate>(sums, tile),
+            Then::Gate => rows::<V, Gate>(sums, tile),
         }
     }
 }
 
+/// Finishes the sums of a tile that are in registers still and writes them; false if it has a rare shape or function, then nothing
+/// is written. The same bits as [`finish`]. `QUANTISED` says what the sums are.
+///
+/// # Safety
+/// As [`finish`]; the machine must have the level.
+#[inline(always)]
+pub(super) unsafe fn finish_registers<V: Words, const ROWS: usize, const QUANTISED: bool>(
+    sums: &[[V; 2]; ROWS],
+    tile: &Tile,
+) -> bool {
+    let Place { epilogue, width, narrow, .. } = tile.place;
+    let gate = epilogue.then == Then::Gate;
+    let whole = tile.tall == ROWS && *width == if gate { V::WIDTH } else { 2 * V::WIDTH };
+    if !whole || QUANTISED != epilogue.columns.is_some() {
+        return false;
+    }
+    // SAFETY: the caller's promises, and the tile is as wide as asked for.
+    unsafe {
+        match (epilogue.then, epilogue.residual.is_some()) {
+            (Then::Keep, false) => all::<V, Keep, ROWS, QUANTISED, false>(sums, tile),
+            (Then::Keep, true) => all::<V, Keep, ROWS, QUANTISED, true>(sums, tile),
+            (Then::Gate, false) if *narrow => all::<V, ShortGate, ROWS, QUANTISED, false>(sums, tile),
+            _ => return false,
+        }
+    }
+    true
+}
+
 /// A function of two vectors of columns, or of values and their gates: the first result counts.
 trait Function {
+    /// True if the second vector are gates.
+    const GATE: bool;
     fn of<V: Lanes>(x: [V; 2]) -> [V; 2];
 }
 
 macro_rules! function {
-    ($name:ident, $x:ident => $of:expr) => {
+    ($name:ident, $gate:literal, $x:ident => $of:expr) => {
         struct $name;
         impl Function for $name {
+            const GATE: bool = $gate;
             #[inline(always)]
             fn of<V: Lanes>($x: [V; 2]) -> [V; 2] {
                 $of
@@ -111,26 +147,108 @@ macro_rules! function {
     };
 }
 
-function!(Keep, x => x);
-function!(Silu, x => [silu_lanes(x[0]), silu_lanes(x[1])]);
-function!(Gelu, x => [gelu_lanes(x[0]), gelu_lanes(x[1])]);
-function!(QuickGelu, x => [quick_gelu_lanes(x[0]), quick_gelu_lanes(x[1])]);
-function!(Gate, x => [x[0].mul(gelu_lanes(x[1])), x[1]]);
-function!(ShortGate, x => [x[0].mul(gelu_short_lanes(x[1])), x[1]]);
+function!(Keep, false, x => x);
+function!(Silu, false, x => [silu_lanes(x[0]), silu_lanes(x[1])]);
+function!(Gelu, false, x => [gelu_lanes(x[0]), gelu_lanes(x[1])]);
+function!(QuickGelu, false, x => [quick_gelu_lanes(x[0]), quick_gelu_lanes(x[1])]);
+function!(Gate, true, x => [x[0].mul(gelu_lanes(x[1])), x[1]]);
+function!(ShortGate, true, x => [x[0].mul(gelu_short_lanes(x[1])), x[1]]);
+
+/// What all rows of a tile have in common: two vectors of columns, or one of values and one of their gates.
+struct Common<V> {
+    /// Factors of quantised columns, and what their sums hold too much.
+    by: [V; 2],
+    zeros: [V; 2],
+    bias: [V; 2],
+    /// The part of the output that the tile is in, and of what is added to it.
+    out: *mut f32,
+    residual: *const f32,
+}
+
+impl<V: Words> Common<V> {
+    /// `WHOLE` promises that both vectors of columns are.
+    ///
+    /// # Safety
+    /// The machine must have the level.
+    #[inline(always)]
+    unsafe fn of<const WHOLE: bool>(tile: &Tile) -> Self {
+        let &Tile { place: &Place { epilogue, column, width, stride, out, .. }, row, tall, .. } = tile;
+        let span = (tall - 1) * stride + width;
+        let first = row * stride + column;
+        let gate = epilogue.then == Then::Gate;
+        let at = [column, column + if gate { stride } else { V::WIDTH }];
+        // SAFETY: the caller's promise.
+        unsafe {
+            let zero = V::splat(0.0);
+            let (mut by, mut zeros, mut bias) = ([zero; 2], [zero; 2], [zero; 2]);
+            for i in 0..2 {
+                if let Some((factors, sums)) = epilogue.columns {
+                    by[i] = columns::<V, WHOLE>(factors, at[i]);
+                    zeros[i] = columns::<V, WHOLE>(bits(sums), at[i]);
+                }
+                if let Some(all) = epilogue.bias {
+                    bias[i] = columns::<V, WHOLE>(all, at[i]);
+                }
+            }
+            let residual = epilogue.residual.map_or(&[][..], |all| &all[first..first + span]).as_ptr();
+            Common { by, zeros, bias, out: out.at(first, span), residual }
+        }
+    }
+
+    /// A row's values, less what is added last.
+    #[inline(always)]
+    fn row<F: Function, const QUANTISED: bool>(&self, mut x: [V; 2], factor: f32) -> [V; 2] {
+        for (i, x) in x.iter_mut().enumerate() {
+            if QUANTISED {
+                *x = x.sub_whole(self.zeros[i]).whole_to_f32().mul(self.by[i].mul(x.same(factor)));
+            }
+            *x = x.add(self.bias[i]);
+        }
+        F::of(x)
+    }
+}
+
+/// All rows of a whole tile in registers.
+///
+/// # Safety
+/// As [`finish_registers`], and the tile must be whole.
+#[inline(always)]
+unsafe fn all<V: Words, F: Function, const ROWS: usize, const QUANTISED: bool, const RESIDUAL: bool>(
+    sums: &[[V; 2]; ROWS],
+    tile: &Tile,
+) {
+    assert!(tile.factors.len() >= ROWS);
+    // SAFETY: `Common` has checked that the rows are inside; the rest is as in `rows_of`.
+    unsafe {
+        let common = Common::<V>::of::<true>(tile);
+        let (mut out, mut residual, stride) = (common.out, common.residual, tile.place.stride);
+        for (r, sums) in sums.iter().enumerate() {
+            let factor = if QUANTISED { *tile.factors.get_unchecked(r) } else { 1.0 };
+            let x = common.row::<F, QUANTISED>(*sums, factor);
+            for (i, mut x) in x.into_iter().enumerate().take(if F::GATE { 1 } else { 2 }) {
+                if RESIDUAL {
+                    x = x.add(V::load(residual.add(i * V::WIDTH)));
+                }
+                x.store(out.add(i * V::WIDTH));
+            }
+            (out, residual) = (out.wrapping_add(stride), residual.wrapping_add(stride));
+        }
+    }
+}
 
 /// All rows.
 ///
 /// # Safety
 /// As [`finish`]; the machine must have the level.
 #[inline(always)]
-unsafe fn rows<V: Words, F: Function>(epilogue: &Epilogue, tile: &Tile) {
+unsafe fn rows<V: Words, F: Function>(sums: &[f32], tile: &Tile) {
     // SAFETY: the caller's promises.
     unsafe {
-        match (epilogue.columns.is_some(), epilogue.residual.is_some()) {
-            (false, false) => rows_of::<V, F, false, false>(epilogue, tile),
-            (false, true) => rows_of::<V, F, false, true>(epilogue, tile),
-            (true, false) => rows_of::<V, F, true, false>(epilogue, tile),
-            (true, true) => rows_of::<V, F, true, true>(epilogue, tile),
+        match (tile.place.epilogue.columns.is_some(), tile.place.epilogue.residual.is_some()) {
+            (false, false) => rows_of::<V, F, false, false>(sums, tile),
+            (false, true) => rows_of::<V, F, false, true>(sums, tile),
+            (true, false) => rows_of::<V, F, true, false>(sums, tile),
+            (true, true) => rows_of::<V, F, true, true>(sums, tile),
         }
     }
 }
@@ -139,46 +257,20 @@ unsafe fn rows<V: Words, F: Function>(epilogue: &Epilogue, tile: &Tile) {
 /// added last. What a row does not need to ask takes a tenth of a short product's time.
 #[inline(always)]
 unsafe fn rows_of<V: Words, F: Function, const QUANTISED: bool, const RESIDUAL: bool>(
-    epilogue: &Epilogue,
+    sums: &[f32],
     tile: &Tile,
 ) {
-    let &Tile { sums, nr, factors, row, column, width, stride, out, .. } = tile;
-    let gate = epilogue.then == Then::Gate;
-    let most = if gate { V::WIDTH } else { nr };
-    let tall = sums.len() / nr;
-    assert!(nr == 2 * V::WIDTH && width <= most && tall > 0 && factors.len() >= tall);
-    // The part of the output that the tile is in, and of what is added to it.
-    let span = (tall - 1) * stride + width;
-    let first = row * stride + column;
-    let mut out = out.at(first, span);
-    let mut residual = epilogue.residual.map_or(&[][..], |all| &all[first..first + span]).as_ptr();
+    let &Tile { place: &Place { epilogue, width, stride, .. }, factors, tall, .. } = tile;
+    let most = if F::GATE { V::WIDTH } else { 2 * V::WIDTH };
+    assert!(sums.len() >= tall * 2 * V::WIDTH && width <= most && factors.len() >= tall);
     assert!(RESIDUAL == epilogue.residual.is_some() && QUANTISED == epilogue.columns.is_some());
-    // Two vectors of columns, or one of values and one of their gates.
-    let at = [column, column + if gate { stride } else { V::WIDTH }];
-    // SAFETY: sums and factors are those of `tall` rows, what is read of columns is there; of each row `width` values are
-    // read and written, which are inside by the checks above and nobody else's by the caller's promise.
+    // SAFETY: sums and factors are those of `tall` rows; of each row `width` values are read and written, which are inside as
+    // `Common` has checked, and nobody else's by the caller's promise.
     unsafe {
-        let zero = V::splat(0.0);
-        let (mut by, mut zeros, mut bias) = ([zero; 2], [zero; 2], [zero; 2]);
-        for i in 0..2 {
-            if let Some((factors, sums)) = epilogue.columns {
-                by[i] = columns(factors, at[i]);
-                zeros[i] = columns(bits(sums), at[i]);
-            }
-            if let Some(all) = epilogue.bias {
-                bias[i] = columns(all, at[i]);
-            }
-        }
-        let mut sums = sums.as_ptr();
+        let common = Common::<V>::of::<false>(tile);
+        let (mut out, mut residual, mut sums) = (common.out, common.residual, sums.as_ptr());
         for &factor in &factors[..tall] {
-            let mut x = [V::load(sums), V::load(sums.add(V::WIDTH))];
-            if QUANTISED {
-                let factor = V::splat(factor);
-                for i in 0..2 {
-                    x[i] = x[i].sub_whole(zeros[i]).whole_to_f32().mul(by[i].mul(factor));
-                }
-            }
-            x = F::of([x[0].add(bias[0]), x[1].add(bias[1])]);
+            let x = common.row::<F, QUANTISED>([V::load(sums), V::load(sums.add(V::WIDTH))], factor);
             if width == most {
                 for (i, mut x) in x.into_iter().enumerate().take(most / V::WIDTH) {
                     if RESIDUAL {
@@ -195,7 +287,7 @@ unsafe fn rows_of<V: Words, F: Function, const QUANTISED: bool, const RESIDUAL: 
                     }
                 }
             }
-            sums = sums.add(nr);
+            sums = sums.add(2 * V::WIDTH);
             (out, residual) = (out.wrapping_add(stride), residual.wrapping_add(stride));
         }
     }

@@ -3,7 +3,8 @@
 //! Blocked as in Goto & van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), for a register tile
 //! of 14 × 32 (AVX-512): a block of A stays in the second-level cache, panels of B stream past it, and sums over
 //! several blocks of the shared dimension wait in a buffer beside it, so that the output is written once. Operands are
-//! packed on the way in: widened or narrowed, cut into 32-bit words (one f32, two bf16, four bytes), and interleaved.
+//! packed on the way in: widened or narrowed and cut into 32-bit words (one f32, two bf16, four bytes). Lines of the
+//! rows of A stay lines, for the micro-kernel broadcasts their words one by one; words of B are interleaved.
 //! The micro-kernels tell the processor of the lines that are used next, one for each word that they multiply: all at once
 //! would wait for each other. That is the tile's part of the output, and the rows or weights that are packed next.
 //!
@@ -22,7 +23,10 @@ mod work;
 
 pub(crate) use finish::Epilogue;
 pub use finish::Then;
-pub(crate) use pack::{Rows, ZERO, factor, inverse, pack_bf16, pack_f32, pack_int8, pair};
+use finish::{Place, Tile};
+pub(crate) use pack::{
+    Rows, ZERO, factor, inverse, lines_bf16, lines_f32, pack_bf16, pack_f32, pack_int8, pair,
+};
 pub use packed::Packed;
 pub(crate) use packed::Panels;
 
@@ -58,11 +62,17 @@ impl Precision {
 }
 
 /// Most words of the shared dimension in one block.
-const KC: usize = 384;
-/// Most rows of A in one block: MC · KC · 4 bytes are a third of a 1 MiB second-level cache.
+pub(crate) const KC: usize = 384;
+/// Words of a row of A that lie together, a line of the cache: a tile has the first lines of its rows, then the second ones.
+const LINE: usize = 16;
+/// Most rows of A in one block: what its sums take while they wait is MC · NC · 4 bytes.
 const MC: usize = 224;
-/// Bytes of all blocks of A that are packed at a time; at least [`LEAST`] tiles are.
-const BLOCK_BYTES: usize = 4 << 20;
+/// Bytes of the rows in one block of A, as they are before they are packed: these, the packed ones and what is read ahead of the
+/// next block stay in a second-level cache of 1 MiB. More if B is larger than a last-level cache's share, so that it is fetched
+/// less often: a part of its size, up to a limit. Measured on the shapes of SD1.5 and SDXL.
+const ROWS_BYTES: usize = 256 << 10;
+const MOST_ROWS_BYTES: usize = 4 << 20;
+const PART_OF_B: usize = 6;
 /// Tiles in a block of A, at least: each panel is fetched for so many.
 const LEAST: usize = 4;
 /// Columns whose sums wait beside the block: MC · NC · 4 bytes, as much again at most.
@@ -80,32 +90,33 @@ fn depth(words: usize) -> usize {
     words.div_ceil(words.div_ceil(KC).max(1)).next_multiple_of(16)
 }
 
-/// Rows of A in one block, for a shared dimension of `words`: whole tiles.
-fn block_rows(words: usize) -> usize {
+/// Rows of A in one block, where each has so many bytes before it is packed, for a packed B of so many: whole tiles.
+fn block_rows(row: usize, b: usize) -> usize {
     let mr = tile().0;
-    (BLOCK_BYTES / 4 / words.max(1)).clamp(LEAST * mr, MC) / mr * mr
+    let bytes = (b / PART_OF_B).clamp(ROWS_BYTES, MOST_ROWS_BYTES);
+    (bytes / row.max(1)).clamp(LEAST * mr, MC) / mr * mr
 }
 
 /// Bytes that products with shared dimensions up to `inner` and weights of up to `weights` values keep for packed operands,
-/// at most, on so many threads. Shared dimensions above 18,000 take more.
+/// at most, on so many threads.
 pub fn scratch_bytes(inner: usize, weights: usize, threads: usize) -> usize {
-    let block = BLOCK_BYTES.min(MC * inner * 4);
-    AHEAD_BYTES.min(weights * 4) + FEW * inner * 4 + threads * (block + MC * NC * 4 + KC * 32 * 4)
+    let row = Blocks::even(inner).room() * 4;
+    let block = block_rows(row, usize::MAX) * row;
+    AHEAD_BYTES.min(weights * 4) + FEW * row + threads * (block + MC * NC * 4 + KC * 32 * 4)
 }
 
-/// Where the left operand's rows come from. `pack` writes block `kb` of rows `m0..m0 + rows` as `[words][rows]`; `factors`
-/// are those of the rows.
+/// Where the left operand's rows come from.
 pub(crate) trait Left: Sync {
     /// What the words hold.
     const PRECISION: Precision = Precision::F32;
 
-    fn pack(&self, kb: usize, m0: usize, rows: usize, factors: &[f32], out: &mut [f32]);
+    /// Writes the words of block `kb` of row `m`, whose factor is given, to whole lines `stride` words apart.
+    fn pack(&self, kb: usize, m: usize, factor: f32, out: &mut [f32], stride: usize);
 
-    /// The factors of rows `m0..`, where they are quantised.
-    fn factors(&self, _m0: usize, _out: &mut [f32]) {}
-
-    /// Fetches what `pack` reads of block `kb` of some rows.
-    fn fetch(&self, _kb: usize, _rows: Range<usize>) {}
+    /// The factor of row `m`, if it is quantised.
+    fn factor(&self, _m: usize) -> f32 {
+        1.0
+    }
 
     /// What is read of these rows, where it lies together; rows beyond the last are left out.
     fn source(&self, _rows: Range<usize>) -> &[f32] {
@@ -252,6 +263,16 @@ impl Blocks {
         self.0.iter().sum()
     }
 
+    /// Depth of the deepest block, in whole lines.
+    fn deepest(&self) -> usize {
+        self.0.iter().copied().max().unwrap_or(0).next_multiple_of(LINE)
+    }
+
+    /// Words that a packed row of A takes.
+    fn room(&self) -> usize {
+        self.0.len() * self.deepest()
+    }
+
     /// Index, first word and depth of each block.
     fn iter(&self) -> impl Iterator<Item = (usize, usize, usize)> {
         self.0
@@ -272,7 +293,7 @@ fn tile() -> (usize, usize) {
 }
 
 /// One register tile: see [`scalar`].
-type Micro = unsafe fn(usize, usize, &[f32], &[f32], &mut [f32], bool, &Soon);
+type Micro = unsafe fn((usize, usize), (&[f32], &[f32]), &mut [f32], bool, &Soon, Option<&Tile>) -> bool;
 
 /// The micro-kernel of the level in use.
 fn micro(precision: Precision) -> Micro {
@@ -373,6 +394,15 @@ impl<'a> Target<'a> {
         let columns = if gate { outputs.div_ceil(nr / 2) * nr } else { outputs };
         Target { epilogue, outputs, out: Shared::new(out), columns, first: 0 }
     }
+
+    /// Where the sums of the panel at column `n0` go.
+    fn place(&self, n0: usize, narrow: bool) -> Place<'_> {
+        let &Target { epilogue, outputs, out, first, .. } = self;
+        let nr = tile().1;
+        let halves = if epilogue.then == Then::Gate { 2 } else { 1 };
+        let column = (n0 - first) / halves;
+        Place { epilogue, narrow, column, width: (nr / halves).min(outputs - column), stride: outputs, out }
+    }
 }
 
 /// Right operands side by side, each from a whole panel on.
@@ -416,6 +446,7 @@ pub(crate) fn run<L: Left, R: Right>(
     rights: &[&R],
     targets: &mut [Target],
 ) {
+    assert!(blocks.0.iter().all(|kc| *kc <= KC), "a block is at most as deep as a row of A is long");
     let nr = tile().1;
     let mut n = 0;
     for target in &mut *targets {
@@ -427,8 +458,9 @@ pub(crate) fn run<L: Left, R: Right>(
     }
     let b = Joined { rights, targets };
     let words = blocks.words();
+    let most = block_rows(words * 4 * L::PRECISION.per_word(), words * 4 * n);
     if b.is_packed() {
-        return split(m, 0..n, block_rows(words), blocks, a, &b, targets);
+        return split(m, 0..n, most, blocks, a, &b, targets);
     }
     if m <= FEW {
         return split(m, 0..n, m, blocks, a, &b, targets);
@@ -441,7 +473,7 @@ pub(crate) fn run<L: Left, R: Right>(
         let words = aligned(&mut ahead, cols.len().next_multiple_of(nr) * words);
         pack_panels(&b, cols.clone(), blocks, words);
         let b = Ahead { words, n0, k: blocks.words() };
-        split(m, cols, block_rows(blocks.words()), blocks, a, &b, targets);
+        split(m, cols, most, blocks, a, &b, targets);
     }
     AHEAD.set(ahead);
 }

@@ -1,13 +1,13 @@
-//! Operands on their way into a product: narrowed to the precision, cut into 32-bit words, and interleaved so that the
-//! micro-kernel reads them in order.
+//! Operands on their way into a product: narrowed to the precision and cut into 32-bit words; columns of B interleaved, so that
+//! the micro-kernel reads them in order.
 
-use super::{Left, Precision, Right, depth};
+use super::{LINE, Left, Precision, Right, depth};
 use crate::Weight;
 use crate::lanes::ROUND;
 use crate::level::per_level;
 #[cfg(target_arch = "x86_64")]
 use crate::level::{self, Level, level};
-use crate::share::soon;
+
 use std::cell::RefCell;
 use std::ops::Range;
 
@@ -120,6 +120,45 @@ pub(crate) fn pack_int8<'a>(
             quantise(x, inverses[i], ZERO, made);
         });
     });
+}
+
+/// A row as lines `stride` words apart; what a last one has too much may hold anything.
+pub(crate) fn lines_f32(row: &[f32], out: &mut [f32], stride: usize) {
+    let (lines, rest) = row.as_chunks::<LINE>();
+    for (i, line) in lines.iter().enumerate() {
+        out[i * stride..][..LINE].copy_from_slice(line);
+    }
+    if !rest.is_empty() {
+        out[lines.len() * stride..][..rest.len()].copy_from_slice(rest);
+    }
+}
+
+/// The same, rounded to bf16, as words of two; the last one may be one and zero.
+pub(crate) fn lines_bf16(row: &[f32], out: &mut [f32], stride: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 && level::bf16() {
+        // SAFETY: the level was detected on this machine.
+        return unsafe { super::avx512::lines_bf16(row, out, stride) };
+    }
+    for (i, x) in row.chunks(2 * LINE).enumerate() {
+        let (some, rest) = halves(&mut out[i * stride..][..LINE]).split_at_mut(x.len());
+        narrow(x, some);
+        rest.fill(0);
+    }
+}
+
+/// The same, quantised: whole numbers nearest to `x · inverse`, [`ZERO`] added, as words of four.
+fn lines_int8(row: &[f32], inverse: f32, out: &mut [f32], stride: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if level() == Level::Avx512 {
+        // SAFETY: the level was detected on this machine.
+        return unsafe { super::avx512::lines_int8(row, inverse, out, stride) };
+    }
+    for (i, x) in row.chunks(4 * LINE).enumerate() {
+        let (some, rest) = bytes(&mut out[i * stride..][..LINE]).split_at_mut(x.len());
+        quantise(x, inverse, ZERO, some);
+        rest.fill(ZERO);
+    }
 }
 
 /// Words as the halves they hold.
@@ -238,15 +277,8 @@ impl<'a> Rows<'a> {
 }
 
 impl Left for Rows<'_> {
-    fn pack(&self, kb: usize, m0: usize, rows: usize, _: &[f32], out: &mut [f32]) {
-        pack_f32(rows, out, |r| self.block(kb, m0 + r));
-    }
-
-    fn fetch(&self, kb: usize, rows: Range<usize>) {
-        for m in rows {
-            let part = self.block(kb, m);
-            soon(part, 0, part.len());
-        }
+    fn pack(&self, kb: usize, m: usize, _: f32, out: &mut [f32], stride: usize) {
+        lines_f32(self.block(kb, m), out, stride);
     }
 
     fn source(&self, rows: Range<usize>) -> &[f32] {
@@ -261,13 +293,8 @@ pub(super) struct Bf16Rows<'a>(pub Rows<'a>);
 impl Left for Bf16Rows<'_> {
     const PRECISION: Precision = Precision::Bf16;
 
-    fn pack(&self, kb: usize, m0: usize, rows: usize, _: &[f32], out: &mut [f32]) {
-        let k = self.0.block(kb, m0).len();
-        pack_bf16(rows, k, out, |r| self.0.block(kb, m0 + r));
-    }
-
-    fn fetch(&self, kb: usize, rows: Range<usize>) {
-        self.0.fetch(kb, rows);
+    fn pack(&self, kb: usize, m: usize, _: f32, out: &mut [f32], stride: usize) {
+        lines_bf16(self.0.block(kb, m), out, stride);
     }
 
     fn source(&self, rows: Range<usize>) -> &[f32] {
@@ -281,23 +308,16 @@ pub(super) struct Int8Rows<'a>(pub Rows<'a>);
 impl Left for Int8Rows<'_> {
     const PRECISION: Precision = Precision::Int8;
 
-    fn pack(&self, kb: usize, m0: usize, rows: usize, factors: &[f32], out: &mut [f32]) {
-        let k = self.0.block(kb, m0).len();
-        pack_int8(rows, k, factors, out, |r| self.0.block(kb, m0 + r));
+    fn pack(&self, kb: usize, m: usize, factor: f32, out: &mut [f32], stride: usize) {
+        lines_int8(self.0.block(kb, m), inverse(factor), out, stride);
     }
 
-    fn fetch(&self, kb: usize, rows: Range<usize>) {
-        self.0.fetch(kb, rows);
+    fn factor(&self, m: usize) -> f32 {
+        factor(self.0.row(m))
     }
 
     fn source(&self, rows: Range<usize>) -> &[f32] {
         self.0.source(rows)
-    }
-
-    fn factors(&self, m0: usize, out: &mut [f32]) {
-        for (i, o) in out.iter_mut().enumerate() {
-            *o = factor(self.0.row(m0 + i));
-        }
     }
 }
 

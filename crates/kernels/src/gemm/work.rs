@@ -1,15 +1,12 @@
 //! A product at work: tasks of rows and columns, in each blocks of rows of A, in each tiles.
 
-use super::finish::{Tile, finish};
+use super::finish::{Place, Tile, finish};
 use super::{
-    Blocks, LEFT, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, Then, aligned, micro,
+    Blocks, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, micro,
     target, tile,
 };
-use crate::share::{Shared, each, soon_used};
+use crate::share::{Shared, each, soon, soon_used};
 use std::ops::Range;
-
-/// Values in a line of the cache.
-const LINE: usize = 16;
 
 /// Columns whose sums wait beside a block of so many rows: whole panels.
 fn waiting(rows: usize) -> usize {
@@ -41,7 +38,8 @@ pub(super) fn split<L: Left, R: Right>(
     let mut left = LEFT.take();
     let mut ready = None;
     if down == 1 && across > 1 {
-        let (packed, factors) = aligned(&mut left, m * blocks.words() + m).split_at_mut(m * blocks.words());
+        let words = m * blocks.room();
+        let (packed, factors) = aligned(&mut left, words + m).split_at_mut(words);
         let (to, of) = (Shared::new(packed), Shared::new(factors));
         // SAFETY: each tile has its own part.
         each(tiles, |t| unsafe { pack_tile(a, blocks, 0..m, t * mr, to, of, true) });
@@ -59,11 +57,11 @@ pub(super) fn split<L: Left, R: Right>(
     LEFT.set(left);
 }
 
-/// Where a block of the tile at row `mt` is among packed `rows`, for words `k0..k0 + kc`.
-fn place(rows: &Range<usize>, k0: usize, kc: usize, mt: usize) -> Range<usize> {
+/// Where block `kb` of the tile at row `mt` is among packed `rows`, whose blocks of `deep` words lie one after the other.
+fn packed_at(rows: &Range<usize>, deep: usize, kb: usize, mt: usize) -> Range<usize> {
     let tall = tile().0.min(rows.end - mt);
-    let at = rows.len() * k0 + (mt - rows.start) * kc;
-    at..at + tall * kc
+    let at = (rows.len() * kb + (mt - rows.start)) * deep;
+    at..at + tall * deep
 }
 
 /// Packs all blocks of the tile at row `mt` of `rows`, and writes their factors. What is `cold` was written by another thread,
@@ -83,15 +81,21 @@ unsafe fn pack_tile<L: Left>(
     let tall = tile().0.min(rows.end - mt);
     // SAFETY: the caller's promise.
     let factors = unsafe { factors.part(mt - rows.start, tall) };
-    a.factors(mt, factors);
+    factors.iter_mut().enumerate().for_each(|(r, f)| *f = a.factor(mt + r));
     for (kb, k0, kc) in blocks.iter() {
-        let place = place(&rows, k0, kc, mt);
+        let place = packed_at(&rows, blocks.deepest(), kb, mt);
         if cold {
-            a.fetch(kb, mt..mt + tall);
+            for row in (mt..mt + tall).map(|m| a.source(m..m + 1)) {
+                let per = row.len().div_ceil(blocks.words());
+                soon(row, k0 * per, kc * per);
+            }
             packed.soon(place.start, place.len());
         }
         // SAFETY: the caller's promise.
-        a.pack(kb, mt, tall, factors, unsafe { packed.part(place.start, place.len()) });
+        let out = unsafe { packed.part(place.start, place.len()) };
+        for (r, factor) in factors.iter().enumerate() {
+            a.pack(kb, mt + r, *factor, &mut out[r * LINE..], tall * LINE);
+        }
     }
 }
 
@@ -116,7 +120,7 @@ fn serial<L: Left, R: Right>(
     (pa, pb): &mut (Vec<f32>, Vec<f32>),
 ) {
     let (mr, nr) = tile();
-    let words = blocks.words();
+    let words = blocks.room();
     let panel = aligned(pb, blocks.0.iter().copied().max().unwrap_or(0) * nr);
     let height = most.min(rows.len());
     let own = if ready.is_some() { 0 } else { height };
@@ -143,16 +147,8 @@ fn serial<L: Left, R: Right>(
         // Columns whose weights are fetched during each product; where these are few, packing does it.
         let ahead = nr.div_ceil(tiles.len());
         let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
-        let mut of = Block {
-            rows,
-            targets,
-            micro,
-            narrow: L::PRECISION != Precision::F32,
-            packed,
-            sums,
-            factors,
-            next,
-        };
+        let narrow = L::PRECISION != Precision::F32;
+        let mut of = Block { rows, deep: blocks.deepest(), micro, packed, sums, factors, next };
         for n0 in cols.clone().step_by(wide) {
             let n1 = (n0 + wide).min(cols.end);
             for (kb, k0, kc) in blocks.iter() {
@@ -172,6 +168,7 @@ fn serial<L: Left, R: Right>(
                         false if !last => (kb + 1, n0),
                         false => (0, n1),
                     };
+                    let place = targets[target(targets, nt)].place(nt, narrow);
                     for (i, mt) in tiles.clone().enumerate() {
                         let mut runs = [Run::default(); RUNS];
                         runs[0] = of.next(lines);
@@ -182,7 +179,7 @@ fn serial<L: Left, R: Right>(
                         }
                         // Sums that wait for no other block take the same place again.
                         let wait = if alone { 0 } else { (nt - n0) * of.rows.len() + (mt - m0) * nr };
-                        of.multiply((k0, kc), (kb > 0, last), panel, (mt, nt), wait, &runs);
+                        of.multiply((kb, kc), (kb > 0, last), panel, &place, mt, wait, &runs);
                     }
                 }
             }
@@ -256,11 +253,9 @@ impl Soon<'_> {
 /// Rows of A at work.
 struct Block<'a> {
     rows: Range<usize>,
-    targets: &'a [Target<'a>],
     micro: Micro,
-    /// True for bf16 and int8.
-    narrow: bool,
-    /// The rows, packed: by blocks of the shared dimension, tile by tile.
+    /// The rows, packed: block by block of the shared dimension, each `deep` words.
+    deep: usize,
     packed: &'a [f32],
     /// Sums of tiles that wait for the next block.
     sums: &'a mut [f32],
@@ -278,43 +273,39 @@ impl Block<'_> {
         Run { start: now.as_ptr(), lines: now.len().div_ceil(LINE) }
     }
 
-    /// Multiplies words `k0..k0 + kc` of the tile at row `mt` by the panel at column `nt`; its sums are at `wait`, those of
-    /// `more` blocks before are there already. After the `last` block the tile is written.
+    /// Multiplies the `kc` words of block `kb` of the tile at row `mt` by a panel; its sums are at `wait`, those of `more` blocks
+    /// before are there already. After the `last` block the tile is written.
+    #[allow(clippy::too_many_arguments)]
     fn multiply(
         &mut self,
-        (k0, kc): (usize, usize),
+        (kb, kc): (usize, usize),
         (more, last): (bool, bool),
         panel: &[f32],
-        (mt, nt): (usize, usize),
+        place: &Place,
+        mt: usize,
         wait: usize,
         runs: &[Run; RUNS],
     ) {
-        let nr = tile().1;
-        let target = &self.targets[target(self.targets, nt)];
-        let &Target { epilogue, outputs, out, first, .. } = target;
-        let gate = epilogue.then == Then::Gate;
-        let column = (nt - first) / if gate { 2 } else { 1 };
-        let width = (if gate { nr / 2 } else { nr }).min(outputs - column);
-        let place = place(&self.rows, k0, kc, mt);
-        let tall = place.len() / kc;
+        let (mr, nr) = tile();
+        let tall = mr.min(self.rows.end - mt);
         let sums = &mut self.sums[wait..][..tall * nr];
-        let at = mt * outputs + column;
+        let at = mt * place.stride + place.column;
         let soon = Soon {
-            out: out.line(at),
-            residual: epilogue.residual.map(|all| all.as_ptr().wrapping_add(at)),
-            stride: outputs,
-            wide: width > LINE,
+            out: place.out.line(at),
+            residual: place.epilogue.residual.map(|all| all.as_ptr().wrapping_add(at)),
+            stride: place.stride,
+            wide: place.width > LINE,
             rows: if last { tall } else { 0 },
             runs,
         };
-        // SAFETY: the level was detected on this machine.
-        unsafe { (self.micro)(tall, kc, &self.packed[place], panel, sums, more, &soon) };
-        if last {
-            let factors = &self.factors[mt - self.rows.start..];
-            let (row, stride, narrow) = (mt, outputs, self.narrow);
-            let tile = Tile { sums, nr, factors, narrow, row, column, width, stride, out };
-            // SAFETY: a task alone writes its rows × columns of the output.
-            unsafe { finish(&epilogue, &tile) };
+        let end = Tile { place, factors: &self.factors[mt - self.rows.start..], row: mt, tall };
+        let panels = (&self.packed[packed_at(&self.rows, self.deep, kb, mt)], panel);
+        // SAFETY: the level was detected on this machine; a task alone writes its rows × columns of the output.
+        unsafe {
+            let written = (self.micro)((tall, kc), panels, sums, more, &soon, last.then_some(&end));
+            if last && !written {
+                finish(sums, &end);
+            }
         }
     }
 }
