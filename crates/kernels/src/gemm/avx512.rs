@@ -1,7 +1,7 @@
 //! Micro-kernels for AVX-512: a tile of up to 14 × 32, two vectors wide.
 
 use super::LINE;
-use super::finish::{Tile, finish_registers};
+use super::finish::{Known, Tile, gate_rows, keep_rows};
 use super::pack::ZERO;
 use super::work::Soon;
 use crate::lanes::Avx512;
@@ -10,6 +10,9 @@ use std::arch::x86_64::*;
 
 /// Columns of the tile.
 const NR: usize = 32;
+
+/// Words that are left for the way out of a tile: see the end of `tile_of`.
+const TAIL: usize = 4;
 
 /// Multiplies word `$w` of the shared dimension and goes on to the next.
 macro_rules! step {
@@ -66,7 +69,13 @@ macro_rules! kernel {
                         soon.row(r);
                         step!(sum, a, b, w, MR, $fma);
                     }
-                    let mut left = kc - rows;
+                    // Only whole tiles: the others would be as many copies of it.
+                    let known = match last {
+                        Some(tile) if MR == 14 => Known::of::<Avx512<true>>(tile, MR, $quantised),
+                        _ => Known::Other,
+                    };
+                    let tail = if known == Known::Keep { TAIL.min(kc - rows) } else { 0 };
+                    let mut left = kc - rows - tail;
                     for run in soon.runs {
                         let lines = run.lines.min(left);
                         for l in 0..lines {
@@ -78,22 +87,47 @@ macro_rules! kernel {
                     for _ in 0..left {
                         step!(sum, a, b, w, MR, $fma);
                     }
-                    if more {
-                        for (r, sum) in sum.iter_mut().enumerate() {
-                            for (half, sum) in sum.iter_mut().enumerate() {
-                                *sum = $add(_mm512_loadu_ps(t.add(r * NR + half * NR / 2)), *sum);
-                            }
+                    let before = |r: usize, sum: [__m512; 2]| {
+                        let t = t.add(r * NR);
+                        if more {
+                            [$add(_mm512_loadu_ps(t), sum[0]), $add(_mm512_loadu_ps(t.add(NR / 2)), sum[1])]
+                        } else {
+                            sum
                         }
-                    }
-                    // Only whole tiles: the others would be as many copies of it.
-                    if let (14, Some(tile)) = (MR, last) {
-                        let mut whole = [[Avx512::<true>(_mm512_setzero_ps()); 2]; MR];
-                        for (whole, sum) in whole.iter_mut().zip(&sum) {
-                            *whole = [Avx512(sum[0]), Avx512(sum[1])];
-                        }
-                        if finish_registers::<_, MR, $quantised>(&whole, tile) {
+                    };
+                    match (known, last) {
+                        // The last words row by row: while a row is finished, the next ones are multiplied.
+                        (Known::Keep, Some(tile)) if tail == TAIL => {
+                            let row = |r: usize| {
+                                let mut sum = sum[r];
+                                for i in 0..TAIL {
+                                    let w = w + i;
+                                    let v = _mm512_set1_ps(*a.add(w / LINE * MR * LINE + w % LINE + r * LINE));
+                                    let b = b.add(i * NR);
+                                    sum[0] = $fma(sum[0], v, _mm512_loadu_ps(b));
+                                    sum[1] = $fma(sum[1], v, _mm512_loadu_ps(b.add(NR / 2)));
+                                }
+                                let sum = before(r, sum);
+                                [Avx512::<true>(sum[0]), Avx512(sum[1])]
+                            };
+                            keep_rows::<_, MR, $quantised>(row, tile);
                             return true;
                         }
+                        (Known::Gate, Some(tile)) => {
+                            let row = |r: usize| {
+                                let sum = before(r, sum[r]);
+                                [Avx512::<true>(sum[0]), Avx512(sum[1])]
+                            };
+                            gate_rows::<_, MR, $quantised>(row, tile);
+                            return true;
+                        }
+                        _ => {}
+                    }
+                    for _ in 0..tail {
+                        step!(sum, a, b, w, MR, $fma);
+                    }
+                    for (r, sum) in sum.iter_mut().enumerate() {
+                        *sum = before(r, *sum);
                     }
                     for (r, sum) in sum.iter().enumerate() {
                         for (half, sum) in sum.iter().enumerate() {

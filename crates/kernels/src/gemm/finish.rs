@@ -99,32 +99,64 @@ unsafe fn finish_on<V: Words>(sums: &[f32], tile: &Tile) {
     }
 }
 
-/// Finishes the sums of a tile that are in registers still and writes them; false if it has a rare shape or function, then nothing
-/// is written. The same bits as [`finish`]. `QUANTISED` says what the sums are.
+/// What [`keep_rows`] and [`gate_rows`] can finish.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Sums that are kept, maybe with something added.
+    Keep,
+    /// Values and gates, in the short form.
+    Gate,
+    /// Neither, or not a whole tile: for [`finish`].
+    Other,
+}
+
+impl Known {
+    /// Of a tile with so many rows; `quantised` says what the sums are.
+    #[inline(always)]
+    pub fn of<V: Words>(tile: &Tile, rows: usize, quantised: bool) -> Self {
+        let Place { epilogue, width, narrow, .. } = tile.place;
+        if tile.tall != rows || quantised != epilogue.columns.is_some() {
+            return Known::Other;
+        }
+        match (epilogue.then, epilogue.residual.is_some()) {
+            (Then::Keep, _) if *width == 2 * V::WIDTH => Known::Keep,
+            (Then::Gate, false) if *width == V::WIDTH && *narrow => Known::Gate,
+            _ => Known::Other,
+        }
+    }
+}
+
+/// Finishes the sums of a tile of [`Known::Keep`] while they are in registers, `sums(r)` for each row in turn, and writes them: the
+/// same bits as [`finish`].
 ///
 /// # Safety
 /// As [`finish`]; the machine must have the level.
 #[inline(always)]
-pub(super) unsafe fn finish_registers<V: Words, const ROWS: usize, const QUANTISED: bool>(
-    sums: &[[V; 2]; ROWS],
+pub(super) unsafe fn keep_rows<V: Words, const ROWS: usize, const QUANTISED: bool>(
+    sums: impl FnMut(usize) -> [V; 2],
     tile: &Tile,
-) -> bool {
-    let Place { epilogue, width, narrow, .. } = tile.place;
-    let gate = epilogue.then == Then::Gate;
-    let whole = tile.tall == ROWS && *width == if gate { V::WIDTH } else { 2 * V::WIDTH };
-    if !whole || QUANTISED != epilogue.columns.is_some() {
-        return false;
-    }
+) {
     // SAFETY: the caller's promises, and the tile is as wide as asked for.
     unsafe {
-        match (epilogue.then, epilogue.residual.is_some()) {
-            (Then::Keep, false) => all::<V, Keep, ROWS, QUANTISED, false>(sums, tile),
-            (Then::Keep, true) => all::<V, Keep, ROWS, QUANTISED, true>(sums, tile),
-            (Then::Gate, false) if *narrow => all::<V, ShortGate, ROWS, QUANTISED, false>(sums, tile),
-            _ => return false,
+        if tile.place.epilogue.residual.is_some() {
+            all::<V, Keep, ROWS, QUANTISED, true>(sums, tile);
+        } else {
+            all::<V, Keep, ROWS, QUANTISED, false>(sums, tile);
         }
     }
-    true
+}
+
+/// The same for [`Known::Gate`].
+///
+/// # Safety
+/// As [`finish`]; the machine must have the level.
+#[inline(always)]
+pub(super) unsafe fn gate_rows<V: Words, const ROWS: usize, const QUANTISED: bool>(
+    sums: impl FnMut(usize) -> [V; 2],
+    tile: &Tile,
+) {
+    // SAFETY: as above.
+    unsafe { all::<V, ShortGate, ROWS, QUANTISED, false>(sums, tile) };
 }
 
 /// A function of two vectors of columns, or of values and their gates: the first result counts.
@@ -211,28 +243,36 @@ impl<V: Words> Common<V> {
 /// All rows of a whole tile in registers.
 ///
 /// # Safety
-/// As [`finish_registers`], and the tile must be whole.
+/// As [`finish`]; the machine must have the level, and the tile must be whole.
+// The last row goes on to one that is not there.
+#[allow(unused_assignments)]
 #[inline(always)]
 unsafe fn all<V: Words, F: Function, const ROWS: usize, const QUANTISED: bool, const RESIDUAL: bool>(
-    sums: &[[V; 2]; ROWS],
+    mut sums: impl FnMut(usize) -> [V; 2],
     tile: &Tile,
 ) {
-    assert!(tile.factors.len() >= ROWS);
+    assert!(ROWS <= 14 && tile.factors.len() >= ROWS);
     // SAFETY: `Common` has checked that the rows are inside; the rest is as in `rows_of`.
     unsafe {
         let common = Common::<V>::of::<true>(tile);
         let (mut out, mut residual, stride) = (common.out, common.residual, tile.place.stride);
-        for (r, sums) in sums.iter().enumerate() {
-            let factor = if QUANTISED { *tile.factors.get_unchecked(r) } else { 1.0 };
-            let x = common.row::<F, QUANTISED>(*sums, factor);
-            for (i, mut x) in x.into_iter().enumerate().take(if F::GATE { 1 } else { 2 }) {
-                if RESIDUAL {
-                    x = x.add(V::load(residual.add(i * V::WIDTH)));
+        // Written out, for the compiler leaves a loop of so much as one, and then the sums are not in registers.
+        macro_rules! each {
+            ($($r:literal)*) => {$(
+                if $r < ROWS {
+                    let factor = if QUANTISED { *tile.factors.get_unchecked($r) } else { 1.0 };
+                    let x = common.row::<F, QUANTISED>(sums($r), factor);
+                    for (i, mut x) in x.into_iter().enumerate().take(if F::GATE { 1 } else { 2 }) {
+                        if RESIDUAL {
+                            x = x.add(V::load(residual.add(i * V::WIDTH)));
+                        }
+                        x.store(out.add(i * V::WIDTH));
+                    }
+                    (out, residual) = (out.wrapping_add(stride), residual.wrapping_add(stride));
                 }
-                x.store(out.add(i * V::WIDTH));
-            }
-            (out, residual) = (out.wrapping_add(stride), residual.wrapping_add(stride));
+            )*};
         }
+        each!(0 1 2 3 4 5 6 7 8 9 10 11 12 13);
     }
 }
 
