@@ -1,7 +1,8 @@
 //! Exponentials of whole vectors.
 
-use super::{ERF, ERF_SATURATED, PHI, PHI_SATURATED};
+use super::{ERF, ERF_SATURATED, GELU, GELU_END};
 use crate::lanes::{Lanes, ROUND};
+use crate::words::Words;
 
 /// 2ˣ with a relative error below 1.5 ulp for x in -126..127; 2⁻¹²⁶ or less below, undefined above.
 ///
@@ -77,16 +78,18 @@ pub(crate) fn gelu_lanes<V: Lanes>(x: V) -> V {
     x.mul(x.same(0.5)).mul(erf.add(x.same(1.0)))
 }
 
-/// The same within 4e-5, without a division: enough for what is rounded to bf16 or less afterwards. See [`super::PHI`].
+/// The same within 1.8e-4 (2e-4 of it near 0), without a division and with few multiplications: enough for what is rounded to
+/// bf16 or less afterwards. See [`super::GELU`].
 #[inline(always)]
-pub(crate) fn gelu_short_lanes<V: Lanes>(x: V) -> V {
-    let s = x.mul(x).min(x.same(PHI_SATURATED * PHI_SATURATED));
-    let [first, rest @ ..] = PHI;
+pub(crate) fn gelu_short_lanes<V: Words>(x: V) -> V {
+    let t = x.abs().min(x.same(GELU_END));
+    let [first, rest @ ..] = GELU;
     let mut p = x.same(first);
     for c in rest {
-        p = p.mul_add(s, x.same(c));
+        p = p.mul_add(t, x.same(c));
     }
-    x.mul(p.mul_add(x, x.same(0.5)).max(x.same(0.0)).min(x.same(1.0)))
+    // In this order it keeps what is not a number.
+    t.neg_mul_add(p, x.same(0.0).max(x))
 }
 
 #[cfg(test)]
@@ -102,7 +105,7 @@ mod tests {
     }
 
     #[inline(always)]
-    unsafe fn powers_on<V: Lanes>(x: &[f32; 16], out: &mut [[f32; 16]; 7]) {
+    unsafe fn powers_on<V: Words>(x: &[f32; 16], out: &mut [[f32; 16]; 7]) {
         for i in (0..16).step_by(V::WIDTH) {
             // SAFETY: 16 is a multiple of every width.
             unsafe {
@@ -121,21 +124,27 @@ mod tests {
     #[test]
     fn the_short_gelu_is_within_its_bound() {
         at_every_level(|level| {
-            let mut worst = 0f32;
+            let (mut worst, mut near) = (0f32, 0f32);
             for i in 0..4000 {
                 let x = std::array::from_fn(|l| (i as f32 - 2000.0) * 5e-3 + l as f32 * 3e-4);
                 let mut got = [[0f32; 16]; 7];
                 // SAFETY: the level is chosen from those that were detected.
                 unsafe { powers(&x, &mut got) };
                 // Beside the other one, which is measured against the definition in `act::tests`.
-                (0..16).for_each(|l| worst = worst.max((got[6][l] - got[4][l]).abs()));
+                for l in 0..16 {
+                    let error = (got[6][l] - got[4][l]).abs();
+                    worst = worst.max(error);
+                    near = near.max(if x[l].abs() < 0.1 { error / x[l].abs() } else { 0.0 });
+                }
             }
-            assert!(worst < 4e-5, "{level:?} {worst}");
+            assert!(worst < 1.8e-4 && near < 1.8e-3, "{level:?} {worst} {near}");
             let mut got = [[0f32; 16]; 7];
             // SAFETY: as above.
             unsafe { powers(&std::array::from_fn(|l| 1e3 * (l as f32 - 7.5)), &mut got) };
-            let want: [f32; 16] = std::array::from_fn(|l| (1e3 * (l as f32 - 7.5)).max(0.0));
-            assert_eq!(got[6], want, "{level:?}");
+            for (l, got) in got[6].into_iter().enumerate() {
+                let want = (1e3 * (l as f32 - 7.5)).max(0.0);
+                assert!((got - want).abs() <= 1.8e-4 + want * f32::EPSILON, "{level:?} {got} {want}");
+            }
         });
     }
 

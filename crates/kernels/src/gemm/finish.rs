@@ -163,7 +163,7 @@ pub(super) unsafe fn gate_rows<V: Words, const ROWS: usize, const QUANTISED: boo
 trait Function {
     /// True if the second vector are gates.
     const GATE: bool;
-    fn of<V: Lanes>(x: [V; 2]) -> [V; 2];
+    fn of<V: Words>(x: [V; 2]) -> [V; 2];
 }
 
 macro_rules! function {
@@ -172,7 +172,7 @@ macro_rules! function {
         impl Function for $name {
             const GATE: bool = $gate;
             #[inline(always)]
-            fn of<V: Lanes>($x: [V; 2]) -> [V; 2] {
+            fn of<V: Words>($x: [V; 2]) -> [V; 2] {
                 $of
             }
         }
