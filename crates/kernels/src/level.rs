@@ -123,6 +123,22 @@ pub fn bf16() -> bool {
     false
 }
 
+/// True if that instruction is faster than two multiplications in f32: AMD's processors (Zen 4) take a cycle for it, as for one
+/// of these; Intel's measured (a Xeon with AMX) two cycles, in which they do four (`benches/README.md`).
+pub(crate) fn fast_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        static AMD: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+        bf16()
+            && *AMD.get_or_init(|| {
+                let id = std::arch::x86_64::__cpuid(0);
+                [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
+            })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// True if products of int8 use an instruction of their own (AVX-512 VNNI).
 pub fn vnni() -> bool {
     #[cfg(target_arch = "x86_64")]

@@ -13,6 +13,7 @@ mod eight;
 
 use crate::buffer::Buffer;
 use crate::gemm::Precision;
+use crate::level;
 use crate::share::{Shared, each};
 use block::{Keys, Work};
 use rayon::prelude::*;
@@ -36,12 +37,21 @@ enum Form {
 }
 
 impl Form {
-    fn of(queries: &Queries, keys: usize) -> Self {
+    /// What the precision stands for.
+    fn asked(queries: &Queries, keys: usize) -> Self {
         match queries.precision {
             _ if queries.causal => Form::F32,
             Precision::F32 => Form::F32,
             Precision::Int8 if keys >= LONG => Form::Int8,
             Precision::Bf16 | Precision::Int8 => Form::Bf16,
+        }
+    }
+
+    /// The same on this machine: where no instruction multiplies bf16 faster than f32, fewer digits would save no time.
+    fn of(queries: &Queries, keys: usize) -> Self {
+        match Form::asked(queries, keys) {
+            Form::Bf16 if !level::fast_bf16() => Form::F32,
+            form => form,
         }
     }
 
@@ -87,7 +97,7 @@ pub fn attention(shape: Attention, q: &[f32], k: &[f32], v: &[f32], out: &mut [f
     let Attention { batch, heads, dim, queries, keys, scale, causal, add, mask } = shape;
     let queries = Queries { batch, heads, dim, queries, scale, causal, precision: Precision::F32 };
     let set = KeySet { k, v, keys, weight: add.unwrap_or(1.0), mask };
-    run(&queries, q, &[set], add.is_some(), out);
+    run(&queries, Form::F32, q, &[set], add.is_some(), out);
 }
 
 /// The queries of one attention, `[batch, queries, heads · dim]`.
@@ -105,8 +115,8 @@ pub struct Queries {
     pub scale: f32,
     /// Each query sees only keys up to its own position.
     pub causal: bool,
-    /// Of the products' operands. In int8 they are bytes where all sets have 1024 keys or more, else bf16. Causal attention is
-    /// always f32.
+    /// Of the products' operands. In int8 they are bytes where all sets have 1024 keys or more, else bf16; for bf16 they are f32
+    /// where the processor computes these faster. Causal attention is always f32.
     pub precision: Precision,
 }
 
@@ -130,7 +140,8 @@ pub struct KeySet<'a> {
 /// # Panics
 /// If a length does not fit the shapes, or a set has no keys.
 pub fn attention_over(queries: &Queries, q: &[f32], sets: &[KeySet], out: &mut [f32]) {
-    run(queries, q, sets, false, out);
+    let keys = sets.iter().map(|s| s.keys).min().unwrap_or(0);
+    run(queries, Form::of(queries, keys), q, sets, false, out);
 }
 
 /// Bytes that attention needs beside its operands and its output, on so many threads; `keys` of all sets.
@@ -142,7 +153,7 @@ pub fn scratch_bytes(queries: &Queries, keys: usize, threads: usize) -> usize {
     4 * (batch * heads * packed + threads * Work::values(dim))
 }
 
-fn run(shape: &Queries, q: &[f32], sets: &[KeySet], add: bool, out: &mut [f32]) {
+fn run(shape: &Queries, form: Form, q: &[f32], sets: &[KeySet], add: bool, out: &mut [f32]) {
     let Queries { batch, heads, dim, queries, .. } = *shape;
     let width = heads * dim;
     assert!(dim > 0 && heads > 0);
@@ -151,7 +162,6 @@ fn run(shape: &Queries, q: &[f32], sets: &[KeySet], add: bool, out: &mut [f32]) 
         assert!(set.keys > 0 && set.k.len() == batch * set.keys * width && set.v.len() == set.k.len());
         assert!(set.mask.is_none_or(|m| m.len() == queries));
     }
-    let form = Form::of(shape, sets.iter().map(|s| s.keys).min().unwrap_or(0));
     let packed: Vec<Packed> = sets.iter().map(|set| pack(shape, form, set)).collect();
     let group = PANELS * block::panel();
     let groups = queries.div_ceil(group);

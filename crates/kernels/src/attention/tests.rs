@@ -113,16 +113,20 @@ fn is_close_to_f32(precision: Precision, shape: [usize; 3], scale: f32, k: &[f32
     let [dim, queries, keys] = shape;
     let q = noise(4 * queries * dim, 1);
     let set = KeySet { k, v, keys, weight: 1.0, mask: None };
+    let of = |precision| Queries { batch: 2, heads: 2, dim, queries, scale, causal: false, precision };
     let run = |precision| {
-        let of = Queries { batch: 2, heads: 2, dim, queries, scale, causal: false, precision };
         let mut out = vec![f32::NAN; q.len()];
-        attention_over(&of, &q, &[set], &mut out);
+        run(&of(precision), Form::asked(&of(precision), keys), &q, &[set], false, &mut out);
         out
     };
     let first = std::cell::RefCell::new(None);
     at_every_level(|level| {
         let (narrow, wide) = (run(precision), run(F32));
         let error = distance(&narrow, &wide);
+        let mut public = vec![f32::NAN; q.len()];
+        attention_over(&of(precision), &q, &[set], &mut public);
+        let fast = precision == Int8 || level::fast_bf16();
+        assert_eq!(public, if fast { &narrow[..] } else { &wide }, "{level:?}");
         println!("{precision:?} {level:?} {shape:?} {scale}: {error:.1e}");
         assert!(error < limit, "{level:?} {shape:?}: {error}");
         assert!(keys == 1 || error > 1e-5, "operands were rounded");

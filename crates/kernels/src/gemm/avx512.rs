@@ -14,26 +14,56 @@ const NR: usize = 32;
 /// Words that are left for the way out of a tile: see the end of `tile_of`.
 const TAIL: usize = 4;
 
+/// Does `$body` for each part of word `$w`, as the kernel has them: with two vectors of B, and where the first row's word of A
+/// is, which is its word `$v`.
+macro_rules! parts {
+    ([$($part:literal),+], $a:expr, $b:expr, $w:expr, $mr:ident, ($b0:ident, $b1:ident, $at:ident, $v:ident) => $body:block) => {
+        let (count, b) = (const { [$($part),+].len() }, $b);
+        $(
+            let $b0 = part(count, $part, _mm512_loadu_ps(b));
+            let $b1 = part(count, $part, _mm512_loadu_ps(b.add(NR / 2)));
+            let $v = count * $w + count - 1 - $part;
+            let $at = $a.add($v / LINE * $mr * LINE + $v % LINE);
+            $body
+        )+
+    };
+}
+
+/// The part of a word of B that a word of A is multiplied by: all of it, or one of its two bf16, the upper one first, as f32.
+#[inline(always)]
+unsafe fn part(count: usize, part: usize, b: __m512) -> __m512 {
+    // SAFETY: called from kernels that enable AVX-512 F.
+    unsafe {
+        let whole = _mm512_castps_si512(b);
+        match (count, part) {
+            (1, _) => b,
+            (_, 0) => _mm512_castsi512_ps(_mm512_and_si512(whole, _mm512_set1_epi32(0xffff_0000u32 as i32))),
+            _ => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(whole)),
+        }
+    }
+}
+
 /// Multiplies word `$w` of the shared dimension and goes on to the next.
 macro_rules! step {
-    ($sum:ident, $a:ident, $b:ident, $w:ident, $mr:ident, $fma:expr) => {
-        let (b0, b1) = (_mm512_loadu_ps($b), _mm512_loadu_ps($b.add(NR / 2)));
-        let a = $a.add($w / LINE * $mr * LINE + $w % LINE);
-        // The lines after these, one by one: maybe those of the next tile.
-        soon_used($a.wrapping_add(($w / LINE * $mr + $mr + $w % LINE) * LINE));
-        for (r, sum) in $sum.iter_mut().enumerate() {
-            let v = _mm512_set1_ps(*a.add(r * LINE));
-            sum[0] = $fma(sum[0], v, b0);
-            sum[1] = $fma(sum[1], v, b1);
-        }
+    ($sum:ident, $a:ident, $b:ident, $w:ident, $mr:ident, $fma:expr, $parts:tt) => {
+        parts!($parts, $a, $b, $w, $mr, (b0, b1, at, v) => {
+            // The lines after these, one by one: maybe those of the next tile.
+            soon_used($a.wrapping_add((v / LINE * $mr + $mr + v % LINE) * LINE));
+            for (r, sum) in $sum.iter_mut().enumerate() {
+                let v = _mm512_set1_ps(*at.add(r * LINE));
+                sum[0] = $fma(sum[0], v, b0);
+                sum[1] = $fma(sum[1], v, b1);
+            }
+        });
         $w += 1;
         $b = $b.add(NR);
     };
 }
 
-/// One micro-kernel: `$fma(sums, a, b)` adds the products of a broadcast word of A to a vector of sums, `$add` adds sums.
+/// One micro-kernel: `$fma(sums, a, b)` adds the products of a broadcast word of A to a vector of sums, `$add` adds sums; of the
+/// `$parts` of a word of B each has a word of A.
 macro_rules! kernel {
-    ($(#[$doc:meta])* $name:ident, $features:literal, $fma:expr, $add:expr, $quantised:literal) => {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $fma:expr, $add:expr, $quantised:literal, $parts:tt) => {
         $(#[$doc])*
         ///
         /// # Safety
@@ -67,7 +97,7 @@ macro_rules! kernel {
                     // A row or a line for each word: a processor waits for only so many at a time. What is left over comes late.
                     for r in 0..rows {
                         soon.row(r);
-                        step!(sum, a, b, w, MR, $fma);
+                        step!(sum, a, b, w, MR, $fma, $parts);
                     }
                     // Only whole tiles: the others would be as many copies of it.
                     let known = match last {
@@ -80,12 +110,12 @@ macro_rules! kernel {
                         let lines = run.lines.min(left);
                         for l in 0..lines {
                             run.soon(l);
-                            step!(sum, a, b, w, MR, $fma);
+                            step!(sum, a, b, w, MR, $fma, $parts);
                         }
                         left -= lines;
                     }
                     for _ in 0..left {
-                        step!(sum, a, b, w, MR, $fma);
+                        step!(sum, a, b, w, MR, $fma, $parts);
                     }
                     let before = |r: usize, sum: [__m512; 2]| {
                         let t = t.add(r * NR);
@@ -101,11 +131,11 @@ macro_rules! kernel {
                             let row = |r: usize| {
                                 let mut sum = sum[r];
                                 for i in 0..TAIL {
-                                    let w = w + i;
-                                    let v = _mm512_set1_ps(*a.add(w / LINE * MR * LINE + w % LINE + r * LINE));
-                                    let b = b.add(i * NR);
-                                    sum[0] = $fma(sum[0], v, _mm512_loadu_ps(b));
-                                    sum[1] = $fma(sum[1], v, _mm512_loadu_ps(b.add(NR / 2)));
+                                    parts!($parts, a, b.add(i * NR), (w + i), MR, (b0, b1, at, _v) => {
+                                        let v = _mm512_set1_ps(*at.add(r * LINE));
+                                        sum[0] = $fma(sum[0], v, b0);
+                                        sum[1] = $fma(sum[1], v, b1);
+                                    });
                                 }
                                 let sum = before(r, sum);
                                 [Avx512::<true>(sum[0]), Avx512(sum[1])]
@@ -124,7 +154,7 @@ macro_rules! kernel {
                         _ => {}
                     }
                     for _ in 0..tail {
-                        step!(sum, a, b, w, MR, $fma);
+                        step!(sum, a, b, w, MR, $fma, $parts);
                     }
                     for (r, sum) in sum.iter_mut().enumerate() {
                         *sum = before(r, *sum);
@@ -137,7 +167,8 @@ macro_rules! kernel {
                     false
                 }
             }
-            assert!(block.len() >= rows * kc.next_multiple_of(LINE) && panel.len() >= kc * NR && sums.len() >= rows * NR);
+            let words = kc * $parts.len();
+            assert!(block.len() >= rows * words.next_multiple_of(LINE) && panel.len() >= kc * NR && sums.len() >= rows * NR);
             let (a, b, t) = (block.as_ptr(), panel.as_ptr(), sums.as_mut_ptr());
             // SAFETY: the lengths were checked above for this number of rows.
             unsafe {
@@ -186,19 +217,6 @@ unsafe fn fma_bf16(sum: __m512, a: __m512, b: __m512) -> __m512 {
     }
 }
 
-/// The same without the instruction.
-#[inline(always)]
-unsafe fn fma_bf16_plain(sum: __m512, a: __m512, b: __m512) -> __m512 {
-    // SAFETY: called from kernels that enable AVX-512 F.
-    unsafe {
-        let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
-        let upper = _mm512_set1_epi32(0xffff_0000u32 as i32);
-        let high = |v| _mm512_castsi512_ps(_mm512_and_si512(v, upper));
-        let low = |v| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(v));
-        _mm512_fmadd_ps(low(a), low(b), _mm512_fmadd_ps(high(a), high(b), sum))
-    }
-}
-
 /// Four products a word, unsigned by signed bytes, summed exactly in i32.
 #[inline(always)]
 unsafe fn fma_int8(sum: __m512, a: __m512, b: __m512) -> __m512 {
@@ -232,23 +250,23 @@ unsafe fn add_i32(x: __m512, y: __m512) -> __m512 {
 
 kernel! {
     /// See [`super::scalar::f32`].
-    f32, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_f32, add_f32, false
+    f32, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_f32, add_f32, false, [0]
 }
 kernel! {
     /// See [`super::scalar::bf16`].
-    bf16, "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,f16c", fma_bf16, add_f32, false
+    bf16, "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,f16c", fma_bf16, add_f32, false, [0]
 }
 kernel! {
-    /// See [`super::scalar::bf16`]; without the bf16 instructions.
-    bf16_plain, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_bf16_plain, add_f32, false
+    /// See [`super::scalar::bf16`]; without the instruction, of rows that are packed as [`super::pack::lines_wide`] does.
+    bf16_wide, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_f32, add_f32, false, [0, 1]
 }
 kernel! {
     /// See [`super::scalar::int8`].
-    int8, "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c", fma_int8, add_i32, true
+    int8, "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c", fma_int8, add_i32, true, [0]
 }
 kernel! {
     /// See [`super::scalar::int8`]; without the VNNI instructions.
-    int8_plain, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_int8_plain, add_i32, true
+    int8_plain, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_int8_plain, add_i32, true, [0]
 }
 
 /// Transposes 16 rows of 16 words: `out[w][r] = rows[r][w]`.

@@ -100,7 +100,7 @@ fn block_rows(row: usize, b: usize) -> usize {
 /// Bytes that products with shared dimensions up to `inner` and weights of up to `weights` values keep for packed operands,
 /// at most, on so many threads.
 pub fn scratch_bytes(inner: usize, weights: usize, threads: usize) -> usize {
-    let row = Blocks::even(inner).room() * 4;
+    let row = Blocks::even(inner).room(Precision::F32) * 4;
     let block = block_rows(row, usize::MAX) * row;
     AHEAD_BYTES.min(weights * 4) + FEW * row + threads * (block + MC * NC * 4 + KC * 32 * 4)
 }
@@ -263,14 +263,15 @@ impl Blocks {
         self.0.iter().sum()
     }
 
-    /// Depth of the deepest block, in whole lines.
-    fn deepest(&self) -> usize {
-        self.0.iter().copied().max().unwrap_or(0).next_multiple_of(LINE)
+    /// Words of a packed row of A in the deepest block, in whole lines.
+    fn deepest(&self, precision: Precision) -> usize {
+        let deepest = self.0.iter().copied().max().unwrap_or(0);
+        (deepest * if wide(precision) { 2 } else { 1 }).next_multiple_of(LINE)
     }
 
     /// Words that a packed row of A takes.
-    fn room(&self) -> usize {
-        self.0.len() * self.deepest()
+    fn room(&self, precision: Precision) -> usize {
+        self.0.len() * self.deepest(precision)
     }
 
     /// Index, first word and depth of each block.
@@ -281,6 +282,11 @@ impl Blocks {
             .enumerate()
             .map(|(i, (k0, kc, ()))| (i, k0, kc))
     }
+}
+
+/// True if rows of A are packed as numbers of f32 that are bf16: where AVX-512 multiplies these faster than words of two.
+fn wide(precision: Precision) -> bool {
+    precision == Precision::Bf16 && level() == Level::Avx512 && !level::fast_bf16()
 }
 
 /// The register tile of the level in use: rows, columns.
@@ -301,9 +307,9 @@ fn micro(precision: Precision) -> Micro {
         #[cfg(target_arch = "x86_64")]
         (Level::Avx512, Precision::F32) => avx512::f32,
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx512, Precision::Bf16) if level::bf16() => avx512::bf16,
+        (Level::Avx512, Precision::Bf16) if wide(precision) => avx512::bf16_wide,
         #[cfg(target_arch = "x86_64")]
-        (Level::Avx512, Precision::Bf16) => avx512::bf16_plain,
+        (Level::Avx512, Precision::Bf16) => avx512::bf16,
         #[cfg(target_arch = "x86_64")]
         (Level::Avx512, Precision::Int8) if level::vnni() => avx512::int8,
         #[cfg(target_arch = "x86_64")]

@@ -1,7 +1,7 @@
 //! Operands on their way into a product: narrowed to the precision and cut into 32-bit words; columns of B interleaved, so that
 //! the micro-kernel reads them in order.
 
-use super::{LINE, Left, Precision, Right, depth};
+use super::{LINE, Left, Precision, Right, depth, wide};
 use crate::Weight;
 use crate::lanes::ROUND;
 use crate::level::per_level;
@@ -135,6 +135,9 @@ pub(crate) fn lines_f32(row: &[f32], out: &mut [f32], stride: usize) {
 
 /// The same, rounded to bf16, as words of two; the last one may be one and zero.
 pub(crate) fn lines_bf16(row: &[f32], out: &mut [f32], stride: usize) {
+    if wide(Precision::Bf16) {
+        return lines_wide(row, out, stride);
+    }
     #[cfg(target_arch = "x86_64")]
     if level() == Level::Avx512 && level::bf16() {
         // SAFETY: the level was detected on this machine.
@@ -144,6 +147,19 @@ pub(crate) fn lines_bf16(row: &[f32], out: &mut [f32], stride: usize) {
         let (some, rest) = halves(&mut out[i * stride..][..LINE]).split_at_mut(x.len());
         narrow(x, some);
         rest.fill(0);
+    }
+}
+
+per_level! {
+    /// The same, rounded to bf16, as words of one; whole words of two, the last one may be one and zero.
+    pub(super) fn lines_wide(row: &[f32], out: &mut [f32], stride: usize) {
+        for (i, x) in row.chunks(LINE).enumerate() {
+            let line = &mut out[i * stride..][..LINE];
+            if x.len() < LINE {
+                line.fill(0.0);
+            }
+            line.iter_mut().zip(x).for_each(|(o, x)| *o = f32::from_bits(bf16(*x) << 16));
+        }
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) fn split<L: Left, R: Right>(
     let mut left = LEFT.take();
     let mut ready = None;
     if down == 1 && across > 1 {
-        let words = m * blocks.room();
+        let words = m * blocks.room(L::PRECISION);
         let (packed, factors) = aligned(&mut left, words + m).split_at_mut(words);
         let (to, of) = (Shared::new(packed), Shared::new(factors));
         // SAFETY: each tile has its own part.
@@ -83,7 +83,7 @@ unsafe fn pack_tile<L: Left>(
     let factors = unsafe { factors.part(mt - rows.start, tall) };
     factors.iter_mut().enumerate().for_each(|(r, f)| *f = a.factor(mt + r));
     for (kb, k0, kc) in blocks.iter() {
-        let place = packed_at(&rows, blocks.deepest(), kb, mt);
+        let place = packed_at(&rows, blocks.deepest(L::PRECISION), kb, mt);
         if cold {
             for row in (mt..mt + tall).map(|m| a.source(m..m + 1)) {
                 let per = row.len().div_ceil(blocks.words());
@@ -120,7 +120,7 @@ fn serial<L: Left, R: Right>(
     (pa, pb): &mut (Vec<f32>, Vec<f32>),
 ) {
     let (mr, nr) = tile();
-    let words = blocks.room();
+    let words = blocks.room(L::PRECISION);
     let panel = aligned(pb, blocks.0.iter().copied().max().unwrap_or(0) * nr);
     let height = most.min(rows.len());
     let own = if ready.is_some() { 0 } else { height };
@@ -148,7 +148,7 @@ fn serial<L: Left, R: Right>(
         let ahead = nr.div_ceil(tiles.len());
         let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
         let narrow = L::PRECISION != Precision::F32;
-        let mut of = Block { rows, deep: blocks.deepest(), micro, packed, sums, factors, next };
+        let mut of = Block { rows, deep: blocks.deepest(L::PRECISION), micro, packed, sums, factors, next };
         for n0 in cols.clone().step_by(wide) {
             let n1 = (n0 + wide).min(cols.end);
             for (kb, k0, kc) in blocks.iter() {
