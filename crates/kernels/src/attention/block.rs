@@ -337,18 +337,24 @@ unsafe fn attend_on<V: Words, const BF16: bool>(
     total: &mut [f32],
 ) {
     let nr = 2 * V::WIDTH;
-    let (tall, scores) = (rows(V::LEVEL), &mut scores[..n * nr]);
+    let tall = rows(V::LEVEL);
+    // The keys that one query at least sees.
+    let near = seen.map_or(n, |seen| (seen + nr as isize).clamp(0, n as isize) as usize);
+    if near == 0 {
+        return;
+    }
     // What the products sum over: values, or words of two.
     let (channels, keys) = if BF16 { (dim.div_ceil(2), n.div_ceil(2)) } else { (dim, n) };
+    let depth = if BF16 { keys } else { near };
     // SAFETY: the lengths are the caller's promise; tiles cover n or dim rows exactly.
     unsafe {
         let tiles = n.div_ceil(tall);
-        for i in 0..tiles {
-            let (start, end) = tile(n, tiles, i);
+        for (start, end) in (0..tiles).map(|i| tile(n, tiles, i)).take_while(|(start, _)| *start < near) {
             let to = scores.as_mut_ptr().add(start * nr);
             let k = k.as_ptr().add(start * channels);
             multiply::<V, BF16>(end - start, channels, k, q.as_ptr(), to, false);
         }
+        let (n, scores) = (near, &mut scores[..near * nr]);
         if let Some(seen) = seen {
             hide(scores, nr, seen, LOWEST);
         }
@@ -405,7 +411,7 @@ unsafe fn attend_on<V: Words, const BF16: bool>(
             let (start, end) = tile(dim, tiles, i);
             let to = sum.as_mut_ptr().add(start * nr);
             let v = v.as_ptr().add(start * keys);
-            multiply::<V, BF16>(end - start, keys, v, scores.as_ptr(), to, !first);
+            multiply::<V, BF16>(end - start, depth, v, scores.as_ptr(), to, !first);
         }
     }
 }
