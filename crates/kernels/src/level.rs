@@ -115,7 +115,7 @@ pub fn level() -> Level {
     }
 }
 
-/// True if products of bf16 use an instruction of their own (AVX-512 BF16).
+/// True if there is an instruction for products of bf16 (AVX-512 BF16), fast or not.
 pub fn bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     return current() == BEST && is_x86_feature_detected!("avx512bf16");
