@@ -65,8 +65,15 @@ fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
     println!(
-        "{:<44} {:>9} {:>24} {:>24} {:>24} {:>24} {:>24}",
-        "shape", "GFLOP", "implicit", "F(2,3)", "F(4,3)", "F(4,3) in bf16", "F(4,3) in int8"
+        "{:<44} {:>9} {:>24} {:>24} {:>24} {:>24} {:>24} {:>24}",
+        "shape",
+        "GFLOP",
+        "implicit",
+        "F(2,3)",
+        "F(4,3)",
+        "implicit in bf16",
+        "F(4,3) in bf16",
+        "F(4,3) in int8"
     );
     for &(name, batch, side, inputs, outputs, stride, upsample) in SHAPES {
         if !name.contains(&filter) {
@@ -98,6 +105,7 @@ fn main() {
             (Algorithm::Implicit, Precision::F32),
             (Algorithm::Winograd2, Precision::F32),
             (Algorithm::Winograd4, Precision::F32),
+            (Algorithm::Implicit, Precision::Bf16),
             (Algorithm::Winograd4, Precision::Bf16),
             (Algorithm::Winograd4, Precision::Int8),
         ] {
@@ -113,7 +121,7 @@ fn main() {
             let s = pool.install(|| {
                 best(|| conv2d_by(algorithm, precision, conv, &input, filters, &epilogue, &mut out))
             });
-            let mark = if algorithm == choose(&conv) { "*" } else { " " };
+            let mark = if algorithm == choose(&conv, precision) { "*" } else { " " };
             print!(" {:>9.2} ms {:>6.0} Gop/s{mark}", s * 1e3, work / s * 1e-9);
         }
         println!();

@@ -8,6 +8,7 @@
 use instantstyle_kernels::Weight;
 use instantstyle_kernels::buffer::Buffer;
 use instantstyle_kernels::gemm::{Extras, Operand, Packed, Precision, Then, layer};
+use instantstyle_kernels::level::amx;
 
 /// Rows, inner, columns: SD1.5 at 512 px with guidance (batch 2), SDXL at 1024 px, and the small ones.
 const SHAPES: &[(&str, usize, usize, usize)] = &[
@@ -36,9 +37,12 @@ const SHAPES: &[(&str, usize, usize, usize)] = &[
     ("sdxl 32x32 feed out", 2048, 5120, 1280),
 ];
 
-/// Name, format, and how many times f32's operations its unit does.
-const PRECISIONS: &[(&str, Precision, f64)] =
-    &[("f32", Precision::F32, 1.0), ("bf16", Precision::Bf16, 2.0), ("int8", Precision::Int8, 4.0)];
+/// Name, format, and how many times f32's operations its unit does: of vectors, and AMX.
+const PRECISIONS: &[(&str, Precision, [f64; 2])] = &[
+    ("f32", Precision::F32, [1.0, 1.0]),
+    ("bf16", Precision::Bf16, [2.0, 16.0]),
+    ("int8", Precision::Int8, [4.0, 32.0]),
+];
 
 /// CPU time of this thread in seconds.
 fn cpu_s() -> f64 {
@@ -135,7 +139,7 @@ fn main() {
     pool.install(|| {
         let peak = peak();
         println!("peak {:.1} Gop/s", peak * 1e-9);
-        println!("Gop/s, and % of this peak in f32, of twice and four times as much in bf16 and int8");
+        println!("Gop/s, and % of this peak in f32, of twice and four times as much in bf16 and int8 (with AMX 16 and 32 times)");
         println!(
             "{:<28}{:>6}{:>6}{:>6}{:>15}{:>15}{:>15}",
             "shape", "rows", "inner", "cols", "f32", "bf16", "int8"
@@ -167,7 +171,7 @@ fn main() {
                 let extras = Extras { bias: Some(&bias), then, residual: add.then_some(&before) };
                 let least = best(3, || layer(&a, k, operand, extras, &mut out));
                 let rate = (2 * m * n * k) as f64 / least;
-                print!("{:>9.1}{:>6.1}", rate * 1e-9, 100.0 * rate / (times * peak));
+                print!("{:>9.1}{:>6.1}", rate * 1e-9, 100.0 * rate / (times[amx() as usize] * peak));
             }
             println!();
         }

@@ -1,5 +1,6 @@
 //! Which instruction set the kernels use: detected once, overridable for tests and measurements.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Instruction sets with kernels of their own, in ascending order.
@@ -14,22 +15,32 @@ pub enum Level {
     Avx512 = 3,
 }
 
-/// The environment variable that lowers the level from the start, to `scalar`, `avx2` or `avx512` (without the
-/// instructions for bf16 and int8).
+/// The environment variable that lowers what is used from the start, to one of [`NAMES`].
 pub const SWITCH: &str = "INSTANTSTYLE_LEVEL";
 
-/// What is in use: 0 before the first question, then a [`Level`], or [`BEST`].
+/// What is in use: 0 before the first question, then a [`Level`], or one of those after it.
 static CURRENT: AtomicU8 = AtomicU8::new(0);
-/// AVX-512 with whatever the machine has beside.
-const BEST: u8 = 4;
+/// AVX-512 with what the machine has beside for bf16 and int8.
+const NARROW: u8 = 4;
+/// The same and AMX.
+const AMX: u8 = 5;
+/// The same, AMX's instructions done by plain code: for tests on machines that lack it.
+#[cfg(test)]
+const EMULATED: u8 = 6;
 
-/// What the detected level and the wish allow.
-fn set(wish: Option<Level>) -> u8 {
-    let now = match (wish, detected()) {
-        (None, Level::Avx512) => BEST,
-        (None, best) => best as u8,
-        (Some(wish), best) => best.min(wish) as u8,
-    };
+/// The best of this machine.
+fn best() -> u8 {
+    static BEST: OnceLock<u8> = OnceLock::new();
+    *BEST.get_or_init(|| match detected() {
+        Level::Avx512 if amx_found() => AMX,
+        Level::Avx512 => NARROW,
+        other => other as u8,
+    })
+}
+
+/// What the wish and the machine allow.
+fn set(wish: Option<u8>) -> u8 {
+    let now = wish.unwrap_or(u8::MAX).min(best());
     CURRENT.store(now, Ordering::Relaxed);
     now
 }
@@ -43,31 +54,34 @@ pub enum Refused {
     Lacking(&'static str),
 }
 
-/// The levels by name.
-pub const NAMES: [(&str, Level); 3] =
-    [("scalar", Level::Scalar), ("avx2", Level::Avx2), ("avx512", Level::Avx512)];
+/// What [`SWITCH`] may ask for: levels, AVX-512 without its instructions for bf16 and int8; and with them, without AMX.
+pub const NAMES: [&str; 4] = ["scalar", "avx2", "avx512", "avx512-vnni"];
 
-fn wish(value: Option<&str>, best: Level) -> Result<Option<Level>, Refused> {
+fn wish(value: Option<&str>, best: u8) -> Result<Option<u8>, Refused> {
     let Some(value) = value else { return Ok(None) };
-    match NAMES.into_iter().find(|(name, _)| *name == value) {
+    match (1..).zip(NAMES).find(|(_, name)| *name == value) {
         None => Err(Refused::Unknown(value.to_owned())),
-        Some((name, level)) if level > best => Err(Refused::Lacking(name)),
-        Some((_, level)) => Ok(Some(level)),
+        Some((rank, name)) if rank > best => Err(Refused::Lacking(name)),
+        Some((rank, _)) => Ok(Some(rank)),
     }
 }
 
-/// The level that [`SWITCH`] asks for, if it is set.
+fn switch() -> Result<Option<u8>, Refused> {
+    let value = std::env::var_os(SWITCH);
+    wish(value.map(|v| v.to_string_lossy().into_owned()).as_deref(), best())
+}
+
+/// Checks [`SWITCH`].
 ///
 /// # Errors
-/// If there is no such level, or not on this machine. Kernels take the best one then: whoever starts them checks first.
-pub fn asked() -> Result<Option<Level>, Refused> {
-    let value = std::env::var_os(SWITCH);
-    wish(value.map(|v| v.to_string_lossy().into_owned()).as_deref(), detected())
+/// If it asks for what does not exist, or not on this machine. Kernels take the best then: whoever starts them checks first.
+pub fn check() -> Result<(), Refused> {
+    switch().map(|_| ())
 }
 
 #[cold]
 fn first() -> u8 {
-    set(asked().unwrap_or(None))
+    set(switch().unwrap_or(None))
 }
 
 #[inline]
@@ -82,7 +96,7 @@ fn current() -> u8 {
 pub fn detected() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
-        static BEST: std::sync::OnceLock<Level> = std::sync::OnceLock::new();
+        static BEST: OnceLock<Level> = OnceLock::new();
         *BEST.get_or_init(|| {
             let avx2 = is_x86_feature_detected!("avx2")
                 && is_x86_feature_detected!("fma")
@@ -118,7 +132,7 @@ pub fn level() -> Level {
 /// True if there is an instruction for products of bf16 (AVX-512 BF16), fast or not.
 pub fn bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return current() == BEST && is_x86_feature_detected!("avx512bf16");
+    return current() >= NARROW && is_x86_feature_detected!("avx512bf16");
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
@@ -128,7 +142,7 @@ pub fn bf16() -> bool {
 pub(crate) fn fast_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        static AMD: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+        static AMD: OnceLock<bool> = OnceLock::new();
         bf16()
             && *AMD.get_or_init(|| {
                 let id = std::arch::x86_64::__cpuid(0);
@@ -142,15 +156,56 @@ pub(crate) fn fast_bf16() -> bool {
 /// True if products of int8 use an instruction of their own (AVX-512 VNNI).
 pub fn vnni() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return current() == BEST && is_x86_feature_detected!("avx512vnni");
+    return current() >= NARROW && is_x86_feature_detected!("avx512vnni");
     #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// True if products of bf16 and int8 use AMX's tiles: Linux gives their registers to processes that ask.
+pub fn amx() -> bool {
+    current() >= AMX
+}
+
+/// True if plain code does what AMX's instructions do.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn emulated() -> bool {
+    #[cfg(test)]
+    return current() == EMULATED;
+    #[cfg(not(test))]
+    false
+}
+
+/// Asks for the tiles' registers, if the processor has them. CPUID: Intel's manual, volume 2A; `arch_prctl`: Linux,
+/// Documentation/arch/x86/xstate.rst.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn amx_found() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    /// AMX-BF16, AMX-TILE and AMX-INT8 in EDX of leaf 7.
+    const NEEDED: u32 = 1 << 22 | 1 << 24 | 1 << 25;
+    const ARCH_REQ_XCOMP_PERM: libc::c_long = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_long = 18;
+    // SAFETY: the call changes nothing but what this process may use; it fails where it is not known.
+    __cpuid(0).eax >= 7
+        && __cpuid_count(7, 0).edx & NEEDED == NEEDED
+        && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) } == 0
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+fn amx_found() -> bool {
     false
 }
 
 /// Uses `level` from now on (never above the detected one), AVX-512 without the instructions for bf16 and int8; `None`
 /// goes back to the best. For tests and benchmarks.
 pub fn force(level: Option<Level>) {
-    set(level);
+    set(level.map(|l| l as u8));
+}
+
+/// The best but for AMX, or AMX done by plain code. For tests.
+#[cfg(test)]
+pub(crate) fn force_amx(emulated: bool) {
+    assert!(best() >= NARROW);
+    CURRENT.store(if emulated { EMULATED } else { NARROW }, Ordering::Relaxed);
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -192,12 +247,15 @@ mod tests {
 
     #[test]
     fn wishes_are_levels_that_are_there() {
-        assert_eq!(wish(None, Level::Scalar), Ok(None));
-        assert_eq!(wish(Some("avx2"), Level::Avx512), Ok(Some(Level::Avx2)));
-        assert_eq!(wish(Some("avx2"), Level::Avx2), Ok(Some(Level::Avx2)));
-        assert_eq!(wish(Some("avx512"), Level::Avx2), Err(Refused::Lacking("avx512")));
-        for unknown in ["", "AVX2", "avx-512", "best"] {
-            assert_eq!(wish(Some(unknown), Level::Avx512), Err(Refused::Unknown(unknown.into())));
+        let unknown = |name: &str| Err(Refused::Unknown(name.into()));
+        assert_eq!(wish(None, 1), Ok(None));
+        assert_eq!(wish(Some("avx2"), AMX), Ok(Some(Level::Avx2 as u8)));
+        assert_eq!(wish(Some("avx2"), Level::Avx2 as u8), Ok(Some(Level::Avx2 as u8)));
+        assert_eq!(wish(Some("avx512-vnni"), AMX), Ok(Some(NARROW)));
+        assert_eq!(wish(Some("avx512-vnni"), Level::Avx2 as u8), Err(Refused::Lacking("avx512-vnni")));
+        assert_eq!(wish(Some("avx512"), Level::Avx2 as u8), Err(Refused::Lacking("avx512")));
+        for name in ["", "AVX2", "avx-512", "best"] {
+            assert_eq!(wish(Some(name), AMX), unknown(name));
         }
     }
 }

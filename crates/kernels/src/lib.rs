@@ -19,6 +19,8 @@
 #![allow(unsafe_code)]
 
 pub mod act;
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 pub mod blocks;
 pub mod buffer;

@@ -235,8 +235,14 @@ impl Conv2d {
             Precision::F32 => conv::Filters::Stored(weight),
             precision => conv::Filters::Packed(self.packed.get_or_init(|| {
                 let (outputs, kernel) = (self.outputs, self.kernel);
-                let packed =
-                    conv::Packed::new(conv::choose(&shape), weight, outputs, inputs, kernel, precision);
+                let packed = conv::Packed::new(
+                    conv::choose(&shape, precision),
+                    weight,
+                    outputs,
+                    inputs,
+                    kernel,
+                    precision,
+                );
                 self.weight.release();
                 packed
             })),

@@ -4,7 +4,7 @@ use super::eight::{self, Bytes, Quantised};
 use super::{Form, KEYS, PANELS};
 use crate::act::{exp2_lanes, exp2_short_lanes};
 use crate::buffer::Buffer;
-use crate::gemm::{pack_bf16, pack_f32};
+use crate::gemm::{LINE, lines_bf16, pack_bf16, pack_f32, pair as pair_bf16};
 use crate::lanes::{on_lanes, transpose};
 use crate::level::{Level, level, per_level};
 use crate::share::Shared;
@@ -89,6 +89,36 @@ per_level! {
     }
 }
 
+/// `[keys][dim]`, less `mean`, to keys of words of two channels, in bf16, with zeros up to whole tiles.
+pub(super) fn pack_keys_tiles(
+    from: &[f32],
+    stride: usize,
+    n: usize,
+    dim: usize,
+    mean: &[f32],
+    to: &mut [f32],
+) {
+    let mut centred = Buffer::stale(dim);
+    for (k, to) in to.chunks_exact_mut(Form::Tiles.words(dim)).enumerate().take(n) {
+        eight::centre(&from[k * stride..][..dim], mean, &mut centred);
+        lines_bf16(&centred, to, LINE);
+    }
+}
+
+/// `[keys][dim]` to channels of words of two keys, in bf16, with zeros up to whole tiles.
+pub(super) fn pack_values_tiles(from: &[f32], stride: usize, n: usize, dim: usize, to: &mut [f32]) {
+    let words = Form::Tiles.words(n);
+    let mut pairs = Buffer::stale(words * dim);
+    let none = vec![0f32; dim];
+    for (w, to) in pairs.chunks_exact_mut(dim).enumerate() {
+        let row = |k: usize| if k < n { &from[k * stride..][..dim] } else { &none };
+        pair_bf16(row(2 * w), row(2 * w + 1), to);
+    }
+    assert!(to.len() == dim * words);
+    // SAFETY: as many rows and columns are in both.
+    unsafe { transpose(words, dim, pairs.as_ptr(), dim, to.as_mut_ptr(), words) };
+}
+
 /// A block of keys and their values, packed.
 pub(super) struct Keys<'a> {
     pub k: &'a [f32],
@@ -122,8 +152,13 @@ pub(super) struct Work {
 
 impl Work {
     /// Values of memory.
-    pub fn values(dim: usize) -> usize {
-        (3 * PANELS * dim + KEYS) * panel()
+    pub fn values(dim: usize, form: Form) -> usize {
+        (PANELS * (2 * dim + Work::query(dim, form)) + KEYS) * panel()
+    }
+
+    /// Rows of a panel of queries.
+    fn query(dim: usize, form: Form) -> usize {
+        dim.max(form.words(dim))
     }
 
     pub fn new(dim: usize, form: Form) -> Self {
@@ -132,7 +167,7 @@ impl Work {
             dim,
             form,
             count: 0,
-            q: Buffer::stale(n),
+            q: Buffer::stale(PANELS * Work::query(dim, form) * panel()),
             sum: Buffer::stale(n),
             result: Buffer::stale(n),
             scores: Buffer::stale(KEYS * panel()),
@@ -152,15 +187,19 @@ impl Work {
             self.q.fill(0.0);
         }
         assert!(from.len() >= (count - 1) * stride + dim);
-        for (p, to) in self.q.chunks_exact_mut(dim * nr).enumerate().take(count.div_ceil(nr)) {
+        let panel = Work::query(dim, self.form) * nr;
+        for (p, to) in self.q.chunks_exact_mut(panel).enumerate().take(count.div_ceil(nr)) {
             let rows = nr.min(count - p * nr);
             // SAFETY: the rows are there, as asserted, and a panel holds dim rows of nr.
             unsafe { transpose(rows, dim, from[p * nr * stride..].as_ptr(), stride, to.as_mut_ptr(), nr) };
-            to.iter_mut().for_each(|v| *v *= scale);
+            to[..dim * nr].iter_mut().for_each(|v| *v *= scale);
             match self.form {
                 Form::F32 => {}
-                // SAFETY: a panel holds dim rows of nr.
-                Form::Bf16 => unsafe { pair(dim, to.as_mut_ptr()) },
+                Form::Bf16 | Form::Tiles => {
+                    // SAFETY: a panel holds dim rows of nr.
+                    unsafe { pair(dim, to.as_mut_ptr()) };
+                    to[dim.div_ceil(2) * nr..self.form.words(dim) * nr].fill(0.0);
+                }
                 Form::Int8 => eight::quantise_queries(dim, nr, to, &mut self.by[p]),
             }
         }
@@ -183,12 +222,18 @@ impl Work {
         assert!(keys.k.len() == keys.n * words(dim) && keys.v.len() == words(keys.n) * dim && keys.n <= KEYS);
         assert!(self.form == Form::F32 || keys.seen.is_none());
         assert!(self.form != Form::Int8 || keys.value_factors.len() == dim);
-        let attend = if self.form == Form::Bf16 { attend_bf16 } else { attend };
+        let attend = match self.form {
+            Form::Bf16 => attend_bf16,
+            Form::Tiles => attend_tiles,
+            Form::F32 | Form::Int8 => attend,
+        };
+        let query = Work::query(dim, self.form) * nr;
         for p in 0..self.panels() {
             let part = p * dim * nr..(p + 1) * dim * nr;
             let lanes = p * nr..(p + 1) * nr;
             let seen = keys.seen.map(|s| s + (p * nr) as isize);
-            let (q, scores, sum) = (&self.q[part.clone()], &mut self.scores, &mut self.sum[part]);
+            let q = &self.q[p * query..(p + 1) * query];
+            let (scores, sum) = (&mut self.scores, &mut self.sum[part]);
             let (most, total) = (&mut self.most[lanes.clone()], &mut self.total[lanes]);
             if self.form == Form::Int8 {
                 let &Keys { n, k, v, key_factor, value_factors, .. } = keys;
@@ -273,6 +318,17 @@ on_words! {
 }
 
 on_words! {
+    /// The same by AMX, `k` of whole tiles of words for each key, `v` for each channel.
+    ///
+    /// # Safety
+    /// As [`attend`], with the words of `k` and `v` as said; there must be AMX.
+    fn attend_tiles(
+        dim: usize, n: usize, first: bool, seen: Option<isize>, k: &[f32], v: &[f32], q: &[f32], scores: &mut [f32],
+        sum: &mut [f32], most: &mut [f32], total: &mut [f32],
+    ) = attend_tiles_on
+}
+
+on_words! {
     /// `rows` rows of a panel of queries to half as many of words, in place.
     ///
     /// # Safety
@@ -295,9 +351,9 @@ unsafe fn pair_on<V: Words>(rows: usize, panel: *mut f32) {
     }
 }
 
-/// The two forms of [`attend_on`].
+/// The forms of [`attend_on`].
 macro_rules! form {
-    ($name:ident, $bf16:literal) => {
+    ($name:ident, $bf16:literal, $tiles:literal) => {
         #[allow(clippy::too_many_arguments)]
         #[inline(always)]
         unsafe fn $name<V: Words>(
@@ -314,16 +370,17 @@ macro_rules! form {
             total: &mut [f32],
         ) {
             // SAFETY: the caller's promises.
-            unsafe { attend_on::<V, $bf16>(dim, n, first, seen, k, v, q, scores, sum, most, total) }
+            unsafe { attend_on::<V, $bf16, $tiles>(dim, n, first, seen, k, v, q, scores, sum, most, total) }
         }
     };
 }
-form!(attend_f32_on, false);
-form!(attend_bf16_on, true);
+form!(attend_f32_on, false, false);
+form!(attend_bf16_on, true, false);
+form!(attend_tiles_on, true, true);
 
 #[allow(clippy::too_many_arguments)]
 #[inline(always)]
-unsafe fn attend_on<V: Words, const BF16: bool>(
+unsafe fn attend_on<V: Words, const BF16: bool, const TILES: bool>(
     dim: usize,
     n: usize,
     first: bool,
@@ -344,17 +401,27 @@ unsafe fn attend_on<V: Words, const BF16: bool>(
         return;
     }
     // What the products sum over: values, or words of two.
-    let (channels, keys) = if BF16 { (dim.div_ceil(2), n.div_ceil(2)) } else { (dim, n) };
+    let form = if TILES {
+        Form::Tiles
+    } else if BF16 {
+        Form::Bf16
+    } else {
+        Form::F32
+    };
+    let (channels, keys) = (form.words(dim), form.words(n));
     let depth = if BF16 { keys } else { near };
     // SAFETY: the lengths are the caller's promise; tiles cover n or dim rows exactly.
     unsafe {
-        let tiles = n.div_ceil(tall);
+        let tiles = if TILES { 0 } else { n.div_ceil(tall) };
+        if TILES {
+            tiles_of(n, channels, k, q, scores, false);
+        }
         for (start, end) in (0..tiles).map(|i| tile(n, tiles, i)).take_while(|(start, _)| *start < near) {
             let to = scores.as_mut_ptr().add(start * nr);
             let k = k.as_ptr().add(start * channels);
             multiply::<V, BF16>(end - start, channels, k, q.as_ptr(), to, false);
         }
-        let (n, scores) = (near, &mut scores[..near * nr]);
+        let (n, scores) = (near, if TILES { scores } else { &mut scores[..near * nr] });
         if let Some(seen) = seen {
             hide(scores, nr, seen, LOWEST);
         }
@@ -403,6 +470,10 @@ unsafe fn attend_on<V: Words, const BF16: bool>(
                 }
             }
         }
+        if TILES {
+            scores[n.div_ceil(2) * nr..keys * nr].fill(0.0);
+            return tiles_of(dim, keys, v, scores, sum, !first);
+        }
         if let Some(seen) = seen {
             hide(scores, nr, seen, 0.0);
         }
@@ -414,6 +485,35 @@ unsafe fn attend_on<V: Words, const BF16: bool>(
             multiply::<V, BF16>(end - start, depth, v, scores.as_ptr(), to, !first);
         }
     }
+}
+
+/// `to[rows, 32] (+)= a[rows, words] · b[words, 32]` by AMX.
+///
+/// # Safety
+/// There must be AMX.
+unsafe fn tiles_of(rows: usize, words: usize, a: &[f32], b: &[f32], to: &mut [f32], more: bool) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use crate::amx::{COLUMNS, Kind, Product, ROWS, SIDE, multiply};
+        assert!(words % SIDE == 0 && a.len() >= rows * words);
+        assert!(b.len() >= words * COLUMNS && to.len() >= rows * COLUMNS);
+        for start in (0..rows).step_by(ROWS) {
+            let product = Product {
+                rows: ROWS.min(rows - start),
+                lines: words / SIDE,
+                a: a[start * words..].as_ptr(),
+                a_row: words,
+                a_line: SIDE,
+                b: b.as_ptr(),
+                c: to[start * COLUMNS..].as_mut_ptr(),
+                more,
+            };
+            // SAFETY: all is inside as asserted.
+            unsafe { multiply(Kind::Bf16, &product) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("{rows} {words} {more} {:?}", (a, b, to))
 }
 
 /// Puts `value` where lane l does not see the key: beyond `seen + l`.

@@ -31,7 +31,8 @@ per_level! {
 }
 
 per_level! {
-    fn centre(from: &[f32], mean: &[f32], out: &mut [f32]) {
+    /// `from` less `mean`.
+    pub(super) fn centre(from: &[f32], mean: &[f32], out: &mut [f32]) {
         for ((o, v), m) in out.iter_mut().zip(from).zip(mean) {
             *o = v - m;
         }

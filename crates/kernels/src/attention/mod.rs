@@ -7,6 +7,7 @@
 //!
 //! In bf16 both products read words of two values, rounded to 8 significant bits: two channels of a query and a key, two
 //! keys' probabilities and values. Scores, maxima and sums stay f32. In int8 long sets are attended by bytes, see `eight.rs`.
+//! Where there is AMX it multiplies all that is not f32, as bf16.
 
 mod block;
 mod eight;
@@ -33,6 +34,8 @@ const LONG: usize = 1024;
 enum Form {
     F32,
     Bf16,
+    /// bf16 by AMX: words of a key, and those of a channel of the values lie together, zeros fill whole tiles.
+    Tiles,
     Int8,
 }
 
@@ -47,9 +50,10 @@ impl Form {
         }
     }
 
-    /// The same on this machine: where no instruction multiplies bf16 faster than f32, fewer digits would save no time.
+    /// The same on this machine: by AMX; where no instruction multiplies bf16 faster than f32, fewer digits would save no time.
     fn of(queries: &Queries, keys: usize) -> Self {
         match Form::asked(queries, keys) {
+            Form::Bf16 | Form::Int8 if level::amx() => Form::Tiles,
             Form::Bf16 if !level::fast_bf16() => Form::F32,
             form => form,
         }
@@ -60,6 +64,7 @@ impl Form {
         match self {
             Form::F32 => n,
             Form::Bf16 => n.div_ceil(2),
+            Form::Tiles => n.div_ceil(2).next_multiple_of(16),
             Form::Int8 => n.div_ceil(4),
         }
     }
@@ -150,7 +155,7 @@ pub fn scratch_bytes(queries: &Queries, keys: usize, threads: usize) -> usize {
     // In int8 the sets may be short.
     let form = Form::of(queries, 0);
     let packed = keys * form.words(dim) + form.words(keys) * dim;
-    4 * (batch * heads * packed + threads * Work::values(dim))
+    4 * (batch * heads * packed + threads * Work::values(dim, form))
 }
 
 fn run(shape: &Queries, form: Form, q: &[f32], sets: &[KeySet], add: bool, out: &mut [f32]) {
@@ -171,6 +176,8 @@ fn run(shape: &Queries, form: Form, q: &[f32], sets: &[KeySet], add: bool, out: 
         let (b, h) = (head / heads, head % heads);
         let first = g * group;
         let count = group.min(queries - first);
+        #[cfg(target_arch = "x86_64")]
+        let _tiles = crate::amx::Session::begin();
         let mut work = Work::new(dim, form);
         let at = (b * queries + first) * width + h * dim;
         work.load(&q[at..], width, count, shape.scale);
@@ -225,7 +232,9 @@ fn pack(shape: &Queries, form: Form, set: &KeySet) -> Packed {
         key_factors: Buffer::stale(factors),
         value_factors: Buffer::stale(factors * dim),
     };
-    let mut means = Buffer::stale(if form == Form::Int8 { batch * width } else { 0 });
+    // Keys lose their mean, see `eight.rs`: bf16 has as many digits for what is far from zero as for what is near.
+    let centred = matches!(form, Form::Int8 | Form::Tiles);
+    let mut means = Buffer::stale(if centred { batch * width } else { 0 });
     means.par_chunks_mut(dim).enumerate().for_each(|(head, mean)| {
         eight::mean(&set.k[head / heads * keys * width + head % heads * dim..], width, keys, mean);
     });
@@ -251,6 +260,10 @@ fn pack(shape: &Queries, form: Form, set: &KeySet) -> Packed {
             Form::Bf16 => {
                 block::pack_keys_bf16(k, width, n, dim, to_k);
                 block::pack_values_bf16(v, width, n, dim, to_v);
+            }
+            Form::Tiles => {
+                block::pack_keys_tiles(k, width, n, dim, &means[head * dim..][..dim], to_k);
+                block::pack_values_tiles(v, width, n, dim, to_v);
             }
             Form::Int8 => {
                 // SAFETY: as above.

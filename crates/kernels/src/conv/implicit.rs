@@ -5,7 +5,8 @@ use super::{Conv, Filters};
 use crate::Weight;
 use crate::buffer::Buffer;
 use crate::gemm::{
-    Blocks, Epilogue, KC as WORDS, Left, Panels, Precision, Right, Target, lines_bf16, lines_f32, pair, run,
+    Blocks, Epilogue, KC as WORDS, LINE, Left, Panels, Precision, Right, Target, line_bf16, lines_bf16,
+    lines_f32, pair, run,
 };
 use std::ops::Range;
 
@@ -21,13 +22,14 @@ impl Part {
     }
 }
 
-/// The blocks for so many channels and taps, of at most `most` values each.
-fn parts(inputs: usize, taps: usize, most: usize) -> Vec<Part> {
+/// The blocks for so many channels and taps, for words of so many values.
+fn parts(inputs: usize, taps: usize, per_word: usize) -> Vec<Part> {
+    let (most, line) = (per_word * WORDS, per_word * LINE);
     // Whole lines of the cache, where there are so many.
     let channels = match most / taps {
         0 => 1,
-        n @ 1..16 => n,
-        n => n / 16 * 16,
+        n if n < line => n,
+        n => n / line * line,
     };
     let all = |c: usize| (0..taps).step_by(most).map(move |t| (c, t));
     (0..inputs)
@@ -77,9 +79,37 @@ impl Patches<'_> {
     }
 }
 
+impl Patches<'_> {
+    /// Packs block `kb` of row `m` by `lines`, which makes lines of `per` values each.
+    #[inline(always)]
+    fn lines(
+        &self,
+        kb: usize,
+        m: usize,
+        per: usize,
+        out: &mut [f32],
+        stride: usize,
+        lines: impl Fn(&[f32], &mut [f32], usize),
+    ) {
+        let (c, Part { channels, taps }) = (&self.conv, &self.parts[kb]);
+        if channels.len() % per != 0 {
+            return self.row(kb, m, |row| lines(row, out, stride));
+        }
+        // Each tap's channels are whole lines: without a copy.
+        let count = channels.len() / per;
+        for (i, tap) in taps.clone().enumerate() {
+            let out = &mut out[i * count * stride..];
+            match self.pixel(m, tap / c.kernel, tap % c.kernel) {
+                Some(p) => lines(&self.x[p * c.inputs..][channels.clone()], out, stride),
+                None => (0..count).for_each(|l| out[l * stride..][..LINE].fill(0.0)),
+            }
+        }
+    }
+}
+
 impl Left for Patches<'_> {
     fn pack(&self, kb: usize, m: usize, _: f32, out: &mut [f32], stride: usize) {
-        self.row(kb, m, |row| lines_f32(row, out, stride));
+        self.lines(kb, m, LINE, out, stride, lines_f32);
     }
 }
 
@@ -112,7 +142,7 @@ impl Left for Paired<'_, Patches<'_>> {
     const PRECISION: Precision = Precision::Bf16;
 
     fn pack(&self, kb: usize, m: usize, _: f32, out: &mut [f32], stride: usize) {
-        self.0.row(kb, m, |row| lines_bf16(row, out, stride));
+        self.0.lines(kb, m, line_bf16(), out, stride, lines_bf16);
     }
 }
 
@@ -144,7 +174,7 @@ impl Packed {
     /// Packs kernels `[outputs, inputs, taps]`.
     pub fn new(weight: Weight, [outputs, inputs, taps]: [usize; 3]) -> Self {
         assert_eq!(weight.len(), outputs * inputs * taps);
-        let parts = parts(inputs, taps, 2 * WORDS);
+        let parts = parts(inputs, taps, 2);
         let kernels = Kernels { weight, inputs, taps, parts: &parts };
         let panels = Panels::new(&Paired(kernels, &parts), outputs, &depths(&parts, 2));
         Packed { panels, shape: [outputs, inputs, taps] }
@@ -172,7 +202,7 @@ pub(super) fn conv2d(
     let taps = conv.kernel * conv.kernel;
     let (height, width) = (conv.out_height(), conv.out_width());
     let per_word = if precision == Precision::F32 { 1 } else { 2 };
-    let parts = &parts(conv.inputs, taps, per_word * WORDS)[..];
+    let parts = &parts(conv.inputs, taps, per_word)[..];
     let blocks = depths(parts, per_word);
     let left = Patches { conv, x, width, height, parts };
     let rows = conv.batch * height * width;

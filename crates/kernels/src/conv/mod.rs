@@ -7,6 +7,7 @@ mod winograd;
 
 use crate::buffer::Buffer;
 use crate::gemm::Precision;
+use crate::level;
 use crate::norm::Affine;
 use crate::{Weight, gemm};
 use winograd::{Format, Variant};
@@ -164,13 +165,18 @@ pub fn conv2d_fused(
     epilogue: &Epilogue,
     out: &mut [f32],
 ) {
-    conv2d_by(choose(&conv), precision, conv, x, weight, epilogue, out);
+    conv2d_by(choose(&conv, precision), precision, conv, x, weight, epilogue, out);
 }
+
+/// Outputs up to which AMX's products of bf16 are faster than Winograd's in 16 bits: layers with more have pictures of few pixels. It may
+/// not depend on the picture's size, for weights are packed for one algorithm.
+const TILED: usize = 512;
 
 /// The fastest algorithm by measurement (`benches/README.md`). It depends on the picture's shape, never on the batch, so
 /// that pictures come out the same alone and together.
-pub fn choose(conv: &Conv) -> Algorithm {
-    if conv.kernel != 3 || conv.stride != 1 || conv.inputs < 16 {
+pub fn choose(conv: &Conv, precision: Precision) -> Algorithm {
+    let tiled = level::amx() && precision == Precision::Bf16 && conv.outputs <= TILED;
+    if conv.kernel != 3 || conv.stride != 1 || conv.inputs < 16 || tiled {
         return Algorithm::Implicit;
     }
     let tiles = |m: usize| conv.out_height().div_ceil(m) * conv.out_width().div_ceil(m);
@@ -181,7 +187,7 @@ pub fn choose(conv: &Conv) -> Algorithm {
 /// Bytes that a convolution needs beside input and output on so many threads, the packed operands of implicit
 /// products not counted. `normed` says whether it normalises its input.
 pub fn scratch_bytes(conv: &Conv, precision: Precision, normed: bool, threads: usize) -> usize {
-    match choose(conv).variant() {
+    match choose(conv, precision).variant() {
         Some(variant) => 4 * winograd::scratch(*conv, variant, format(precision), threads),
         None if normed => 4 * conv.batch * conv.height * conv.width * conv.inputs,
         None => 0,

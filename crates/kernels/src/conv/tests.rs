@@ -418,8 +418,14 @@ fn packed_kernels_are_the_stored_ones() {
         let picture = noise(conv.batch * conv.outputs, 3);
         at_every_level(|level| {
             for precision in [Bf16, Precision::Int8] {
-                let packed =
-                    Packed::new(choose(&conv), weight, conv.outputs, conv.inputs, conv.kernel, precision);
+                let packed = Packed::new(
+                    choose(&conv, precision),
+                    weight,
+                    conv.outputs,
+                    conv.inputs,
+                    conv.kernel,
+                    precision,
+                );
                 let run = |filters| {
                     let mut out = vec![f32::NAN; n];
                     let input = Input { data: &x, affine: None, silu: false };

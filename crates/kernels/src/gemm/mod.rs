@@ -12,6 +12,8 @@
 //! block. It depends on the shared dimension alone, not on the tile, the split or the number of threads.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -25,7 +27,7 @@ pub(crate) use finish::Epilogue;
 pub use finish::Then;
 use finish::{Place, Tile};
 pub(crate) use pack::{
-    Rows, ZERO, factor, inverse, lines_bf16, lines_f32, pack_bf16, pack_f32, pack_int8, pair,
+    Rows, ZERO, factor, inverse, line_bf16, lines_bf16, lines_f32, pack_bf16, pack_f32, pack_int8, pair,
 };
 pub use packed::Packed;
 pub(crate) use packed::Panels;
@@ -64,7 +66,7 @@ impl Precision {
 /// Most words of the shared dimension in one block.
 pub(crate) const KC: usize = 384;
 /// Words of a row of A that lie together, a line of the cache: a tile has the first lines of its rows, then the second ones.
-const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
 /// Most rows of A in one block: what its sums take while they wait is MC · NC · 4 bytes.
 const MC: usize = 224;
 /// Bytes of the rows in one block of A, as they are before they are packed: these, the packed ones and what is read ahead of the
@@ -90,9 +92,9 @@ fn depth(words: usize) -> usize {
     words.div_ceil(words.div_ceil(KC).max(1)).next_multiple_of(16)
 }
 
-/// Rows of A in one block, where each has so many bytes before it is packed, for a packed B of so many: whole tiles.
-fn block_rows(row: usize, b: usize) -> usize {
-    let mr = tile().0;
+/// Rows of A in one block, where each has so many bytes before it is packed, for a packed B of so many: whole tiles
+/// of `mr`.
+fn block_rows(mr: usize, row: usize, b: usize) -> usize {
     let bytes = (b / PART_OF_B).clamp(ROWS_BYTES, MOST_ROWS_BYTES);
     (bytes / row.max(1)).clamp(LEAST * mr, MC) / mr * mr
 }
@@ -101,7 +103,7 @@ fn block_rows(row: usize, b: usize) -> usize {
 /// at most, on so many threads.
 pub fn scratch_bytes(inner: usize, weights: usize, threads: usize) -> usize {
     let row = Blocks::even(inner).room(Precision::F32) * 4;
-    let block = block_rows(row, usize::MAX) * row;
+    let block = block_rows(tall(Precision::Bf16), row, usize::MAX) * row;
     AHEAD_BYTES.min(weights * 4) + FEW * row + threads * (block + MC * NC * 4 + KC * 32 * 4)
 }
 
@@ -286,15 +288,25 @@ impl Blocks {
 
 /// True if rows of A are packed as numbers of f32 that are bf16: where AVX-512 multiplies these faster than words of two.
 fn wide(precision: Precision) -> bool {
-    precision == Precision::Bf16 && level() == Level::Avx512 && !level::fast_bf16()
+    precision == Precision::Bf16 && level() == Level::Avx512 && !level::amx() && !level::fast_bf16()
 }
 
-/// The register tile of the level in use: rows, columns.
-fn tile() -> (usize, usize) {
+/// Rows of the register tile of the level in use.
+fn tall(precision: Precision) -> usize {
     match level() {
-        Level::Avx512 => (14, 32),
-        Level::Avx2 => (6, 16),
-        Level::Scalar => (4, 16),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 if level::amx() && precision != Precision::F32 => crate::amx::ROWS,
+        Level::Avx512 => 14,
+        Level::Avx2 => 6,
+        Level::Scalar => 4,
+    }
+}
+
+/// Its columns.
+fn columns() -> usize {
+    match level() {
+        Level::Avx512 => 32,
+        Level::Avx2 | Level::Scalar => 16,
     }
 }
 
@@ -306,6 +318,10 @@ fn micro(precision: Precision) -> Micro {
     match (level(), precision) {
         #[cfg(target_arch = "x86_64")]
         (Level::Avx512, Precision::F32) => avx512::f32,
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx512, Precision::Bf16) if level::amx() => amx::bf16,
+        #[cfg(target_arch = "x86_64")]
+        (Level::Avx512, Precision::Int8) if level::amx() => amx::int8,
         #[cfg(target_arch = "x86_64")]
         (Level::Avx512, Precision::Bf16) if wide(precision) => avx512::bf16_wide,
         #[cfg(target_arch = "x86_64")]
@@ -356,7 +372,7 @@ impl Right for Ahead<'_> {
     }
 
     fn packed(&self, n0: usize, k0: usize, kc: usize) -> Option<&[f32]> {
-        let nr = tile().1;
+        let nr = columns();
         Some(&self.words[(n0 - self.n0) * self.k + k0 * nr..][..kc * nr])
     }
 
@@ -367,7 +383,7 @@ impl Right for Ahead<'_> {
 
 /// Packs the panels of `cols`, each with all its blocks, one after the other.
 fn pack_panels<R: Right>(b: &R, cols: Range<usize>, blocks: &Blocks, words: &mut [f32]) {
-    let nr = tile().1;
+    let nr = columns();
     let panel = blocks.words() * nr;
     let words = Shared::new(words);
     each(cols.len().div_ceil(nr), |p| {
@@ -395,7 +411,7 @@ pub(crate) struct Target<'a> {
 impl<'a> Target<'a> {
     /// `[m, outputs]`.
     pub fn new(outputs: usize, epilogue: Epilogue<'a>, out: &'a mut [f32]) -> Self {
-        let nr = tile().1;
+        let nr = columns();
         let gate = epilogue.then == Then::Gate;
         let columns = if gate { outputs.div_ceil(nr / 2) * nr } else { outputs };
         Target { epilogue, outputs, out: Shared::new(out), columns, first: 0 }
@@ -404,7 +420,7 @@ impl<'a> Target<'a> {
     /// Where the sums of the panel at column `n0` go.
     fn place(&self, n0: usize, narrow: bool) -> Place<'_> {
         let &Target { epilogue, outputs, out, first, .. } = self;
-        let nr = tile().1;
+        let nr = columns();
         let halves = if epilogue.then == Then::Gate { 2 } else { 1 };
         let column = (n0 - first) / halves;
         Place { epilogue, narrow, column, width: (nr / halves).min(outputs - column), stride: outputs, out }
@@ -453,7 +469,7 @@ pub(crate) fn run<L: Left, R: Right>(
     targets: &mut [Target],
 ) {
     assert!(blocks.0.iter().all(|kc| *kc <= KC), "a block is at most as deep as a row of A is long");
-    let nr = tile().1;
+    let nr = columns();
     let mut n = 0;
     for target in &mut *targets {
         target.first = n;
@@ -464,7 +480,7 @@ pub(crate) fn run<L: Left, R: Right>(
     }
     let b = Joined { rights, targets };
     let words = blocks.words();
-    let most = block_rows(words * 4 * L::PRECISION.per_word(), words * 4 * n);
+    let most = block_rows(tall(L::PRECISION), words * 4 * L::PRECISION.per_word(), words * 4 * n);
     if b.is_packed() {
         return split(m, 0..n, most, blocks, a, &b, targets);
     }

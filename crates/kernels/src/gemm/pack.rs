@@ -133,7 +133,7 @@ pub(crate) fn lines_f32(row: &[f32], out: &mut [f32], stride: usize) {
     }
 }
 
-/// The same, rounded to bf16, as words of two; the last one may be one and zero.
+/// The same, rounded to bf16, as words of two; the last one may be one and zero, and its line ends with zeros.
 pub(crate) fn lines_bf16(row: &[f32], out: &mut [f32], stride: usize) {
     if wide(Precision::Bf16) {
         return lines_wide(row, out, stride);
@@ -148,6 +148,11 @@ pub(crate) fn lines_bf16(row: &[f32], out: &mut [f32], stride: usize) {
         narrow(x, some);
         rest.fill(0);
     }
+}
+
+/// Values of one line of [`lines_bf16`].
+pub(crate) fn line_bf16() -> usize {
+    if wide(Precision::Bf16) { LINE } else { 2 * LINE }
 }
 
 per_level! {

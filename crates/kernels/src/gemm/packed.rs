@@ -1,6 +1,6 @@
 //! Weights packed once for many products.
 
-use super::{Blocks, Precision, Right, pack, pack_panels, tile};
+use super::{Blocks, Precision, Right, columns, pack, pack_panels};
 use crate::Weight;
 use crate::buffer::fresh;
 use pack::WeightRows;
@@ -19,7 +19,7 @@ pub(crate) struct Panels {
 impl Panels {
     /// Packs the `cols` columns of `b`.
     pub fn new(b: &impl Right, cols: usize, blocks: &Blocks) -> Self {
-        let (nr, depth) = (tile().1, blocks.words());
+        let (nr, depth) = (columns(), blocks.words());
         let len = cols.next_multiple_of(nr) * depth;
         let mut words = fresh(len + 16);
         let skip = words.as_ptr().align_offset(64).min(15);
@@ -32,7 +32,7 @@ impl Panels {
     }
 
     pub fn check(&self) {
-        assert_eq!(self.nr, tile().1, "packed for another level");
+        assert_eq!(self.nr, columns(), "packed for another level");
     }
 }
 
@@ -73,7 +73,7 @@ impl Packed {
         assert!(k > 0 && weight.len() % k == 0);
         let n = weight.len() / k;
         assert!(!gated || n % 2 == 0);
-        let nr = tile().1;
+        let nr = columns();
         let (factors, zeros) =
             if precision == Precision::Int8 { pack::columns(weight, k) } else { (Vec::new(), Vec::new()) };
         let b = WeightRows::new(weight, k, precision, gated.then_some(n / 2), &factors);

@@ -22,7 +22,7 @@ pub(crate) fn fixed_level() -> std::sync::RwLockReadGuard<'static, ()> {
     LEVEL.read().unwrap_or_else(|e| e.into_inner())
 }
 
-/// Runs a test at each level that this machine has, and with all that it has beside.
+/// Runs a test at each level that this machine has, with AMX done by plain code, and with all that it has beside.
 pub(crate) fn at_every_level(test: impl Fn(Level)) {
     for level in [Level::Scalar, Level::Avx2, Level::Avx512] {
         if level > detected() {
@@ -32,6 +32,10 @@ pub(crate) fn at_every_level(test: impl Fn(Level)) {
         let _one_at_a_time = LEVEL.write().unwrap_or_else(|e| e.into_inner());
         force(Some(level));
         test(level);
+        if level == Level::Avx512 {
+            crate::level::force_amx(true);
+            test(level);
+        }
         force(None);
     }
     let _best = LEVEL.read().unwrap_or_else(|e| e.into_inner());
@@ -55,7 +59,7 @@ fn every_level_equals_f64() {
                 continue;
             }
             let mut got = vec![f32::NAN; m * n];
-            let _one_at_a_time = LEVEL.write().unwrap();
+            let _one_at_a_time = LEVEL.write().unwrap_or_else(|e| e.into_inner());
             force(Some(l));
             linear(&a, k, Weight::from_f32(&w), Some(&bias), Some(&res), &mut got);
             force(None);
@@ -80,25 +84,31 @@ const SHAPES: [(usize, usize, usize); 9] = [
     (31, 20, 3205),
 ];
 
-/// Every variant that this machine has: levels, and AVX-512 without the instructions for bf16 and int8.
-fn each_level(mut test: impl FnMut(&str)) {
-    let _one_at_a_time = LEVEL.write().unwrap();
-    let all = [
-        ("scalar", Some(Level::Scalar)),
-        ("avx2", Some(Level::Avx2)),
-        ("avx512", Some(Level::Avx512)),
-        ("best", None),
+/// Every variant that this machine has: levels, AVX-512 without the instructions for bf16 and int8, with them, and with AMX's
+/// done by plain code.
+pub(crate) fn each_level(mut test: impl FnMut(&str)) {
+    let _one_at_a_time = LEVEL.write().unwrap_or_else(|e| e.into_inner());
+    let forced: [(&str, Level, &dyn Fn()); 6] = [
+        ("scalar", Level::Scalar, &|| force(Some(Level::Scalar))),
+        ("avx2", Level::Avx2, &|| force(Some(Level::Avx2))),
+        ("avx512", Level::Avx512, &|| force(Some(Level::Avx512))),
+        ("avx512-vnni", Level::Avx512, &|| level::force_amx(false)),
+        (EMULATED, Level::Avx512, &|| level::force_amx(true)),
+        ("best", Level::Scalar, &|| force(None)),
     ];
-    for (name, wish) in all {
-        if wish.is_some_and(|l| l > detected()) {
+    for (name, needed, force) in forced {
+        if needed > detected() {
             println!("ignored: this machine has no {name}");
             continue;
         }
-        force(wish);
+        force();
         test(name);
     }
     force(None);
 }
+
+/// AMX's instructions by plain code.
+const EMULATED: &str = "amx by plain code";
 
 /// A layer of one precision, its weight packed before or not.
 fn by(precision: Precision, packed: bool, a: &[f32], k: usize, w: &[f32], extras: Extras) -> Vec<f32> {
@@ -135,7 +145,7 @@ fn bf16_equals_f64_of_rounded_operands() {
     for (i, (m, n, k)) in SHAPES.into_iter().enumerate() {
         let (a, w, bias, res) = (noise(m * k, i as u64), noise(n * k, 9), noise(n, 3), noise(m * n, 4));
         let (want, size) = sums(&rounded(&a), k, &rounded(&w));
-        let mut first: Option<Vec<f32>> = None;
+        let (mut first, mut tiled): (Option<Vec<f32>>, Option<Vec<f32>>) = (None, None);
         each_level(|level| {
             for packed in [false, true] {
                 let extras = Extras { bias: Some(&bias), residual: Some(&res), ..Extras::default() };
@@ -146,7 +156,11 @@ fn bf16_equals_f64_of_rounded_operands() {
                     let bound = f32::EPSILON as f64 * (size[at] + 4.0) * (1.0 + (k as f64).sqrt() / 4.0);
                     assert!((*g as f64 - want).abs() <= bound, "{level} {m}x{n}x{k} at {at}: {g} {want}");
                 }
-                // The instruction and what stands in for it give the same bits.
+                // The instruction and what stands in for it give the same bits; AMX sums in another order.
+                if level::amx() {
+                    assert_eq!(*tiled.get_or_insert_with(|| got.clone()), got, "{level} {m}x{n}x{k}");
+                    continue;
+                }
                 let first = first.get_or_insert_with(|| got.clone());
                 assert_eq!(*first, got, "{level} {m}x{n}x{k}");
             }
@@ -231,7 +245,7 @@ fn gates_and_activations_equal_their_definition() {
 
 #[test]
 fn layers_of_one_input_equal_each_alone() {
-    let _fixed_level = LEVEL.read().unwrap();
+    let _fixed_level = LEVEL.read().unwrap_or_else(|e| e.into_inner());
     for (m, k, widths) in [(3, 5, [1, 2, 3]), (60, 70, [48, 40, 31]), (300, 400, [320, 17, 96])] {
         let a = noise(m * k, 1);
         let weights = widths.map(|n| noise(n * k, n as u64));
@@ -293,7 +307,7 @@ fn what_is_not_finite_does_not_pass_for_a_number() {
 
 #[test]
 fn half_weights_are_widened_exactly() {
-    let _fixed_level = LEVEL.read().unwrap();
+    let _fixed_level = LEVEL.read().unwrap_or_else(|e| e.into_inner());
     let (m, n, k) = (9, 35, 300);
     let a = noise(m * k, 1);
     let w: Vec<half::f16> = noise(n * k, 2).into_iter().map(half::f16::from_f32).collect();
@@ -313,7 +327,7 @@ fn half_weights_are_widened_exactly() {
 
 #[test]
 fn threads_and_neighbours_do_not_change_a_bit() {
-    let _fixed_level = LEVEL.read().unwrap();
+    let _fixed_level = LEVEL.read().unwrap_or_else(|e| e.into_inner());
     let (m, n, k) = (261, 700, 520);
     let (a, w) = (noise(m * k, 5), noise(n * k, 6));
     for (precision, packed) in [

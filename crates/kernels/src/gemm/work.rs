@@ -2,15 +2,17 @@
 
 use super::finish::{Place, Tile, finish};
 use super::{
-    Blocks, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, micro,
-    target, tile,
+    Blocks, FEW, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, columns,
+    micro, tall, target,
 };
+#[cfg(target_arch = "x86_64")]
+use crate::amx::Session;
 use crate::share::{Shared, each, soon, soon_used};
 use std::ops::Range;
 
 /// Columns whose sums wait beside a block of so many rows: whole panels.
 fn waiting(rows: usize) -> usize {
-    let nr = tile().1;
+    let nr = columns();
     (MC * NC / rows.max(MC)).max(nr) / nr * nr
 }
 
@@ -24,7 +26,7 @@ pub(super) fn split<L: Left, R: Right>(
     b: &R,
     targets: &[Target],
 ) {
-    let (mr, nr) = tile();
+    let (mr, nr) = (tall(L::PRECISION), columns());
     let threads = rayon::current_num_threads().max(1);
     let small = m * cols.len() * blocks.words() < SMALL;
     let threads = if small { 1 } else { threads };
@@ -34,19 +36,27 @@ pub(super) fn split<L: Left, R: Right>(
     let needed = m.div_ceil(most);
     let down = if needed >= threads { needed.next_multiple_of(threads).min(tiles) } else { needed };
     let across = if threads == 1 { 1 } else { (2 * threads).div_ceil(down) }.min(cols.len().div_ceil(nr));
-    // Where all tasks have the same rows, these are packed once.
+    // Where several tasks have the same rows, these are packed once: each part of all, which is one block, by itself.
     let mut left = LEFT.take();
     let mut ready = None;
-    if down == 1 && across > 1 {
-        let words = m * blocks.room(L::PRECISION);
-        let (packed, factors) = aligned(&mut left, words + m).split_at_mut(words);
+    let room = blocks.room(L::PRECISION);
+    if across > 1 && m <= FEW {
+        let (packed, factors) = aligned(&mut left, m * (room + 1)).split_at_mut(m * room);
         let (to, of) = (Shared::new(packed), Shared::new(factors));
-        // SAFETY: each tile has its own part.
-        each(tiles, |t| unsafe { pack_tile(a, blocks, 0..m, t * mr, to, of, true) });
+        each(tiles, |t| {
+            // The last part that begins at this tile or before.
+            let part = (0..down).rev().find(|p| span(m, mr, down, *p).start <= t * mr).unwrap_or(0);
+            // SAFETY: each tile has its own part.
+            unsafe { pack_tile(a, blocks, span(m, mr, down, part), t * mr, 0, to, of, true) };
+        });
         ready = Some((&*packed, &*factors));
     }
     each(down * across, |task| {
         let rows = span(m, mr, down, task / across);
+        let ready = ready.map(|(packed, factors)| {
+            assert!(rows.len() <= most, "one block");
+            (&packed[rows.start * room..rows.end * room], &factors[rows.clone()])
+        });
         let part = span(cols.len(), nr, across, task % across);
         let part = cols.start + part.start..cols.start + part.end;
         // Taken out of the cell, so that a task stolen by this thread inside `each` finds it free.
@@ -58,41 +68,46 @@ pub(super) fn split<L: Left, R: Right>(
 }
 
 /// Where block `kb` of the tile at row `mt` is among packed `rows`, whose blocks of `deep` words lie one after the other.
-fn packed_at(rows: &Range<usize>, deep: usize, kb: usize, mt: usize) -> Range<usize> {
-    let tall = tile().0.min(rows.end - mt);
+/// Tiles have `mr` rows but for the last one.
+fn packed_at(mr: usize, rows: &Range<usize>, deep: usize, kb: usize, mt: usize) -> Range<usize> {
+    let tall = mr.min(rows.end - mt);
     let at = (rows.len() * kb + (mt - rows.start)) * deep;
     at..at + tall * deep
 }
 
-/// Packs all blocks of the tile at row `mt` of `rows`, and writes their factors. What is `cold` was written by another thread,
+/// Packs all blocks of the tile at row `mt` of `rows`, and writes their factors, where what is packed begins with row `first`. What is `cold` was written by another thread,
 /// and its place read by one: both are fetched before.
 ///
 /// # Safety
 /// No other thread may use the tile's parts of `packed` and `factors` meanwhile.
+#[allow(clippy::too_many_arguments)]
 unsafe fn pack_tile<L: Left>(
     a: &L,
     blocks: &Blocks,
     rows: Range<usize>,
     mt: usize,
+    first: usize,
     packed: Shared,
     factors: Shared,
     cold: bool,
 ) {
-    let tall = tile().0.min(rows.end - mt);
+    let mr = tall(L::PRECISION);
+    let tall = mr.min(rows.end - mt);
     // SAFETY: the caller's promise.
-    let factors = unsafe { factors.part(mt - rows.start, tall) };
+    let factors = unsafe { factors.part(mt - first, tall) };
     factors.iter_mut().enumerate().for_each(|(r, f)| *f = a.factor(mt + r));
     for (kb, k0, kc) in blocks.iter() {
-        let place = packed_at(&rows, blocks.deepest(L::PRECISION), kb, mt);
+        let place = packed_at(mr, &rows, blocks.deepest(L::PRECISION), kb, mt);
+        let start = (rows.start - first) * blocks.room(L::PRECISION) + place.start;
         if cold {
             for row in (mt..mt + tall).map(|m| a.source(m..m + 1)) {
                 let per = row.len().div_ceil(blocks.words());
                 soon(row, k0 * per, kc * per);
             }
-            packed.soon(place.start, place.len());
+            packed.soon(start, place.len());
         }
         // SAFETY: the caller's promise.
-        let out = unsafe { packed.part(place.start, place.len()) };
+        let out = unsafe { packed.part(start, place.len()) };
         for (r, factor) in factors.iter().enumerate() {
             a.pack(kb, mt + r, *factor, &mut out[r * LINE..], tall * LINE);
         }
@@ -119,7 +134,9 @@ fn serial<L: Left, R: Right>(
     ready: Option<(&[f32], &[f32])>,
     (pa, pb): &mut (Vec<f32>, Vec<f32>),
 ) {
-    let (mr, nr) = tile();
+    let (mr, nr) = (tall(L::PRECISION), columns());
+    #[cfg(target_arch = "x86_64")]
+    let _tiles = Session::begin();
     let words = blocks.room(L::PRECISION);
     let panel = aligned(pb, blocks.0.iter().copied().max().unwrap_or(0) * nr);
     let height = most.min(rows.len());
@@ -137,7 +154,7 @@ fn serial<L: Left, R: Right>(
             // SAFETY: only this thread has them.
             tiles
                 .clone()
-                .for_each(|mt| unsafe { pack_tile(a, blocks, rows.clone(), mt, packed, factors, false) });
+                .for_each(|mt| unsafe { pack_tile(a, blocks, rows.clone(), mt, m0, packed, factors, false) });
         }
         let (packed, factors) = ready.unwrap_or((packed, factors));
         let next = a.source(rows.end..rows.end + most);
@@ -148,7 +165,8 @@ fn serial<L: Left, R: Right>(
         let ahead = nr.div_ceil(tiles.len());
         let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
         let narrow = L::PRECISION != Precision::F32;
-        let mut of = Block { rows, deep: blocks.deepest(L::PRECISION), micro, packed, sums, factors, next };
+        let mut of =
+            Block { rows, mr, deep: blocks.deepest(L::PRECISION), micro, packed, sums, factors, next };
         for n0 in cols.clone().step_by(wide) {
             let n1 = (n0 + wide).min(cols.end);
             for (kb, k0, kc) in blocks.iter() {
@@ -253,6 +271,8 @@ impl Soon<'_> {
 /// Rows of A at work.
 struct Block<'a> {
     rows: Range<usize>,
+    /// Rows of a tile.
+    mr: usize,
     micro: Micro,
     /// The rows, packed: block by block of the shared dimension, each `deep` words.
     deep: usize,
@@ -286,7 +306,7 @@ impl Block<'_> {
         wait: usize,
         runs: &[Run; RUNS],
     ) {
-        let (mr, nr) = tile();
+        let (mr, nr) = (self.mr, columns());
         let tall = mr.min(self.rows.end - mt);
         let sums = &mut self.sums[wait..][..tall * nr];
         let at = mt * place.stride + place.column;
@@ -299,7 +319,7 @@ impl Block<'_> {
             runs,
         };
         let end = Tile { place, factors: &self.factors[mt - self.rows.start..], row: mt, tall };
-        let panels = (&self.packed[packed_at(&self.rows, self.deep, kb, mt)], panel);
+        let panels = (&self.packed[packed_at(mr, &self.rows, self.deep, kb, mt)], panel);
         // SAFETY: the level was detected on this machine; a task alone writes its rows × columns of the output.
         unsafe {
             let written = (self.micro)((tall, kc), panels, sums, more, &soon, last.then_some(&end));
