@@ -11,7 +11,8 @@ use std::cell::Cell;
 /// Rows of a register, and 32-bit words of a row.
 pub(crate) const SIDE: usize = 16;
 /// Rows of the sums of one product, at most: two registers.
-pub(crate) const ROWS: usize = 2 * SIDE;
+pub(crate) const ROWS: usize = level::AMX_ROWS;
+const _: () = assert!(ROWS == 2 * SIDE);
 /// Their columns: two registers.
 pub(crate) const COLUMNS: usize = 2 * SIDE;
 

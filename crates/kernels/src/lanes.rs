@@ -55,7 +55,8 @@ pub(crate) trait Lanes: Copy {
     /// may count as -126.
     #[inline(always)]
     fn split(self) -> (Self, Self) {
-        let x = self.max(self.same(-126.0));
+        // In this order, so that what is not a number stays so.
+        let x = self.same(-126.0).max(self);
         let magic = x.sub(x.same(0.5)).add(x.same(ROUND));
         (x.sub(magic.sub(x.same(ROUND))), magic)
     }
@@ -377,8 +378,13 @@ macro_rules! on_lanes {
                     $crate::level::Level::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::level::Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::level::Level::Scalar => {}
+                    _ => {}
                 }
+            }
+            #[cfg(target_arch = "aarch64")]
+            if $crate::level::level() == $crate::level::Level::Neon {
+                // SAFETY: every such processor has NEON; the rest the caller promises.
+                return unsafe { body::<$crate::neon::Neon>($($arg),*) };
             }
             // SAFETY: the caller's promises.
             unsafe { body::<$crate::lanes::Portable>($($arg),*) }

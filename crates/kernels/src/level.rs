@@ -9,24 +9,54 @@ use std::sync::atomic::{AtomicU8, Ordering};
 pub enum Level {
     /// Portable Rust: the specification.
     Scalar = 1,
+    /// 64-bit ARM, which always has NEON.
+    Neon = 2,
     /// x86-64 with AVX2 and FMA.
-    Avx2 = 2,
+    Avx2 = 3,
     /// x86-64 with AVX-512 F, VL, BW and DQ.
-    Avx512 = 3,
+    Avx512 = 4,
 }
 
-/// The environment variable that lowers what is used from the start, to one of [`NAMES`].
+impl Level {
+    /// Those of this processor's family, in ascending order.
+    pub const ALL: &[Level] = if cfg!(target_arch = "x86_64") {
+        &[Level::Scalar, Level::Avx2, Level::Avx512]
+    } else if cfg!(target_arch = "aarch64") {
+        &[Level::Scalar, Level::Neon]
+    } else {
+        &[Level::Scalar]
+    };
+}
+
+/// Rows of the register tile at a level: with two vectors of columns it fills the registers.
+pub(crate) fn tile_rows(level: Level) -> usize {
+    match level {
+        Level::Avx512 => 14,
+        Level::Avx2 | Level::Neon => 6,
+        Level::Scalar => 4,
+    }
+}
+
+/// Its columns.
+pub(crate) fn tile_columns(level: Level) -> usize {
+    if level == Level::Avx512 { 32 } else { 16 }
+}
+
+/// Rows of the tile of AMX.
+pub(crate) const AMX_ROWS: usize = 32;
+
+/// The environment variable that lowers what is used from the start, to one of [`names`].
 pub const SWITCH: &str = "INSTANTSTYLE_LEVEL";
 
 /// What is in use: 0 before the first question, then a [`Level`], or one of those after it.
 static CURRENT: AtomicU8 = AtomicU8::new(0);
 /// AVX-512 with what the machine has beside for bf16 and int8.
-const NARROW: u8 = 4;
+const NARROW: u8 = 5;
 /// The same and AMX.
-const AMX: u8 = 5;
+const AMX: u8 = 6;
 /// The same, AMX's instructions done by plain code: for tests on machines that lack it.
 #[cfg(test)]
-const EMULATED: u8 = 6;
+const EMULATED: u8 = 7;
 
 /// The best of this machine.
 fn best() -> u8 {
@@ -55,14 +85,30 @@ pub enum Refused {
 }
 
 /// What [`SWITCH`] may ask for: levels, AVX-512 without its instructions for bf16 and int8; and with them, without AMX.
-pub const NAMES: [&str; 4] = ["scalar", "avx2", "avx512", "avx512-vnni"];
+const NAMES: [(&str, u8); 5] = [
+    ("scalar", Level::Scalar as u8),
+    ("neon", Level::Neon as u8),
+    ("avx2", Level::Avx2 as u8),
+    ("avx512", Level::Avx512 as u8),
+    ("avx512-vnni", NARROW),
+];
+
+/// The names of [`SWITCH`] for this processor's family.
+pub fn names() -> Vec<&'static str> {
+    let here = |rank: u8| match rank {
+        NARROW => Level::ALL.contains(&Level::Avx512),
+        rank => Level::ALL.iter().any(|l| *l as u8 == rank),
+    };
+    NAMES.into_iter().filter(|(_, rank)| here(*rank)).map(|(name, _)| name).collect()
+}
 
 fn wish(value: Option<&str>, best: u8) -> Result<Option<u8>, Refused> {
     let Some(value) = value else { return Ok(None) };
-    match (1..).zip(NAMES).find(|(_, name)| *name == value) {
+    let found = NAMES.into_iter().find(|(name, _)| *name == value && names().contains(name));
+    match found {
         None => Err(Refused::Unknown(value.to_owned())),
-        Some((rank, name)) if rank > best => Err(Refused::Lacking(name)),
-        Some((rank, _)) => Ok(Some(rank)),
+        Some((name, rank)) if rank > best => Err(Refused::Lacking(name)),
+        Some((_, rank)) => Ok(Some(rank)),
     }
 }
 
@@ -116,7 +162,7 @@ pub fn detected() -> Level {
         })
     }
     #[cfg(not(target_arch = "x86_64"))]
-    Level::Scalar
+    if cfg!(target_arch = "aarch64") { Level::Neon } else { Level::Scalar }
 }
 
 /// The level in use: the detected one unless [`force`] or [`SWITCH`] lowered it.
@@ -124,7 +170,8 @@ pub fn detected() -> Level {
 pub fn level() -> Level {
     match current() {
         1 => Level::Scalar,
-        2 => Level::Avx2,
+        2 => Level::Neon,
+        3 => Level::Avx2,
         _ => Level::Avx512,
     }
 }
@@ -159,6 +206,18 @@ pub fn vnni() -> bool {
     return current() >= NARROW && is_x86_feature_detected!("avx512vnni");
     #[cfg(not(target_arch = "x86_64"))]
     false
+}
+
+/// True if ARM's processor has products of unsigned by signed bytes (`usdot`, the extension I8MM).
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn i8mm() -> bool {
+    level() == Level::Neon && std::arch::is_aarch64_feature_detected!("i8mm")
+}
+
+/// True if it has products of signed bytes (`sdot`, the extension DotProd).
+#[cfg(target_arch = "aarch64")]
+pub(crate) fn dotprod() -> bool {
+    level() == Level::Neon && std::arch::is_aarch64_feature_detected!("dotprod")
 }
 
 /// True if products of bf16 and int8 use AMX's tiles: Linux gives their registers to processes that ask.
@@ -232,7 +291,7 @@ macro_rules! per_level {
                     $crate::level::Level::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     $crate::level::Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::level::Level::Scalar => {}
+                    _ => {}
                 }
             }
             body($($arg),*)
@@ -249,6 +308,11 @@ mod tests {
     fn wishes_are_levels_that_are_there() {
         let unknown = |name: &str| Err(Refused::Unknown(name.into()));
         assert_eq!(wish(None, 1), Ok(None));
+        if !Level::ALL.contains(&Level::Avx512) {
+            assert_eq!(wish(Some("avx2"), AMX), unknown("avx2"));
+            return;
+        }
+        assert_eq!(wish(Some("neon"), AMX), unknown("neon"));
         assert_eq!(wish(Some("avx2"), AMX), Ok(Some(Level::Avx2 as u8)));
         assert_eq!(wish(Some("avx2"), Level::Avx2 as u8), Ok(Some(Level::Avx2 as u8)));
         assert_eq!(wish(Some("avx512-vnni"), AMX), Ok(Some(NARROW)));

@@ -28,6 +28,8 @@ pub mod conv;
 pub mod gemm;
 mod lanes;
 pub mod level;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod norm;
 mod share;
 mod words;

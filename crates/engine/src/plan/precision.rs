@@ -49,7 +49,7 @@ pub(super) fn name(precision: Option<Precision>) -> &'static str {
 /// Refuses a value of the switch for the level of instructions that is none, or none of this machine.
 pub(super) fn check_level() -> Result<(), Error> {
     level::check().map_err(|refused| {
-        let names = level::NAMES.join(", ");
+        let names = level::names().join(", ");
         match refused {
             Refused::Unknown(value) => {
                 Error::request(level::SWITCH, format!("is \"{value}\", expected {names}, or leave it unset"))

@@ -6,7 +6,7 @@ use crate::act::{exp2_lanes, exp2_short_lanes};
 use crate::buffer::Buffer;
 use crate::gemm::{LINE, lines_bf16, pack_bf16, pack_f32, pair as pair_bf16};
 use crate::lanes::{on_lanes, transpose};
-use crate::level::{Level, level, per_level};
+use crate::level::{level, per_level, tile_columns, tile_rows};
 use crate::share::Shared;
 use crate::words::{Words, on_words, word_bf16};
 
@@ -15,21 +15,9 @@ pub(super) const WIDEST: usize = 32;
 /// Below every score.
 const LOWEST: f32 = -1e30;
 
-/// Rows of the register tile at a level: with two vectors of queries it fills the registers.
-pub(super) fn rows(level: Level) -> usize {
-    match level {
-        Level::Avx512 => 14,
-        Level::Avx2 => 6,
-        Level::Scalar => 4,
-    }
-}
-
 /// Queries of a panel: two vectors.
 pub(super) fn panel() -> usize {
-    match level() {
-        Level::Avx512 => 32,
-        Level::Avx2 | Level::Scalar => 16,
-    }
+    tile_columns(level())
 }
 
 /// Part `i` of `n` rows in as few tiles as there can be, all but equally high: start and end.
@@ -40,7 +28,7 @@ pub(super) fn tile(n: usize, tiles: usize, i: usize) -> (usize, usize) {
 
 /// `[keys][dim]` to tiles `[dim][keys of the tile]`.
 pub(super) fn pack_keys(from: &[f32], stride: usize, n: usize, dim: usize, to: &mut [f32]) {
-    let tiles = n.div_ceil(rows(level()));
+    let tiles = n.div_ceil(tile_rows(level()));
     for i in 0..tiles {
         let (start, end) = tile(n, tiles, i);
         pack_f32(end - start, &mut to[start * dim..end * dim], |r| &from[(start + r) * stride..][..dim]);
@@ -49,7 +37,7 @@ pub(super) fn pack_keys(from: &[f32], stride: usize, n: usize, dim: usize, to: &
 
 /// `[keys][dim]` to tiles `[keys][channels of the tile]`.
 pub(super) fn pack_values(from: &[f32], stride: usize, n: usize, dim: usize, to: &mut [f32]) {
-    let tiles = dim.div_ceil(rows(level()));
+    let tiles = dim.div_ceil(tile_rows(level()));
     for i in 0..tiles {
         let (start, end) = tile(dim, tiles, i);
         for (k, to) in to[start * n..end * n].chunks_exact_mut(end - start).enumerate() {
@@ -60,7 +48,7 @@ pub(super) fn pack_values(from: &[f32], stride: usize, n: usize, dim: usize, to:
 
 /// `[keys][dim]` to tiles `[words of two channels][keys of the tile]`, in bf16.
 pub(super) fn pack_keys_bf16(from: &[f32], stride: usize, n: usize, dim: usize, to: &mut [f32]) {
-    let tiles = n.div_ceil(rows(level()));
+    let tiles = n.div_ceil(tile_rows(level()));
     let words = dim.div_ceil(2);
     for i in 0..tiles {
         let (start, end) = tile(n, tiles, i);
@@ -72,7 +60,7 @@ pub(super) fn pack_keys_bf16(from: &[f32], stride: usize, n: usize, dim: usize, 
 per_level! {
     /// `[keys][dim]` to tiles `[words of two keys][channels of the tile]`, in bf16.
     pub(super) fn pack_values_bf16(from: &[f32], stride: usize, n: usize, dim: usize, to: &mut [f32]) {
-        let tiles = dim.div_ceil(rows(level()));
+        let tiles = dim.div_ceil(tile_rows(level()));
         let words = n.div_ceil(2);
         for i in 0..tiles {
             let (start, end) = tile(dim, tiles, i);
@@ -394,7 +382,7 @@ unsafe fn attend_on<V: Words, const BF16: bool, const TILES: bool>(
     total: &mut [f32],
 ) {
     let nr = 2 * V::WIDTH;
-    let tall = rows(V::LEVEL);
+    let tall = tile_rows(V::LEVEL);
     // The keys that one query at least sees.
     let near = seen.map_or(n, |seen| (seen + nr as isize).clamp(0, n as isize) as usize);
     if near == 0 {
@@ -541,8 +529,8 @@ unsafe fn multiply<V: Words, const BF16: bool>(
         ($($n:literal)*) => {
             match height {
                 // SAFETY: the caller's promises.
-                $($n if $n <= rows(V::LEVEL) => unsafe { tile_of::<V, BF16, $n>(depth, a, b, to, add) },)*
-                _ => unreachable!("a tile has at most {} rows", rows(V::LEVEL)),
+                $($n if $n <= tile_rows(V::LEVEL) => unsafe { tile_of::<V, BF16, $n>(depth, a, b, to, add) },)*
+                _ => unreachable!("a tile has at most {} rows", tile_rows(V::LEVEL)),
             }
         };
     }

@@ -5,12 +5,12 @@
 //! to the highest score that the query has in this block, so that a peak elsewhere does not cost them their digits; values
 //! have a factor for each channel of a block. All sums are exact in i32.
 
-use super::block::{WIDEST, rows, tile};
+use super::block::{WIDEST, tile};
 use crate::act::{exp2_lanes, exp2_short_lanes};
 use crate::buffer::Buffer;
 use crate::gemm::{ZERO, factor, inverse, pack_int8};
 use crate::lanes::ROUND;
-use crate::level::{level, per_level};
+use crate::level::{level, per_level, tile_rows};
 use crate::words::{Words, on_words};
 
 /// log₂ 254: the highest probability. 255 is left for what is rounded up.
@@ -53,8 +53,8 @@ pub(super) fn pack_keys(
         centre(&from[k * stride..][..dim], mean, to);
     }
     let factor = factor(&centred);
-    let (words, tiles) = (dim.div_ceil(4), n.div_ceil(rows(level())));
-    let factors = vec![factor; rows(level())];
+    let (words, tiles) = (dim.div_ceil(4), n.div_ceil(tile_rows(level())));
+    let factors = vec![factor; tile_rows(level())];
     for i in 0..tiles {
         let (start, end) = tile(n, tiles, i);
         let row = |r| &centred[(start + r) * dim..][..dim];
@@ -85,7 +85,7 @@ per_level! {
         }
         let inverses: Vec<f32> = factors.iter().map(|f| inverse(*f)).collect();
         let zeros = vec![0f32; dim];
-        let (words, tiles) = (n.div_ceil(4), dim.div_ceil(rows(level())));
+        let (words, tiles) = (n.div_ceil(4), dim.div_ceil(tile_rows(level())));
         for w in 0..words {
             let [a, b, c, d] = [0, 1, 2, 3].map(|i| match 4 * w + i < n {
                 true => &from[(4 * w + i) * stride..][..dim],
@@ -186,7 +186,7 @@ unsafe fn attend_on<V: Words>(
     total: &mut [f32],
 ) {
     let n = keys.n;
-    let (nr, tall, scores) = (2 * V::WIDTH, rows(V::LEVEL), &mut scores[..n * 2 * V::WIDTH]);
+    let (nr, tall, scores) = (2 * V::WIDTH, tile_rows(V::LEVEL), &mut scores[..n * 2 * V::WIDTH]);
     let (channels, words) = (dim.div_ceil(4), n.div_ceil(4));
     // SAFETY: the lengths are the caller's promise; tiles cover n or dim rows exactly.
     unsafe {
@@ -253,8 +253,8 @@ macro_rules! tile_of {
     };
     ($of:ident $height:ident $args:tt $($n:literal)*) => {
         match $height {
-            $($n if $n <= rows(V::LEVEL) => tile_of!(@ $of $n $args),)*
-            _ => unreachable!("a tile has at most {} rows", rows(V::LEVEL)),
+            $($n if $n <= tile_rows(V::LEVEL) => tile_of!(@ $of $n $args),)*
+            _ => unreachable!("a tile has at most {} rows", tile_rows(V::LEVEL)),
         }
     };
     (@ $of:ident $n:literal ($($arg:expr),*)) => {

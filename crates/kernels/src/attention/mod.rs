@@ -14,7 +14,7 @@ mod eight;
 
 use crate::buffer::Buffer;
 use crate::gemm::Precision;
-use crate::level;
+use crate::level::{self, Level};
 use crate::share::{Shared, each};
 use block::{Keys, Work};
 use rayon::prelude::*;
@@ -50,11 +50,13 @@ impl Form {
         }
     }
 
-    /// The same on this machine: by AMX; where no instruction multiplies bf16 faster than f32, fewer digits would save no time.
+    /// The same on this machine: by AMX; where no instruction multiplies bf16, or bytes, faster than f32, fewer digits would save
+    /// no time.
     fn of(queries: &Queries, keys: usize) -> Self {
         match Form::asked(queries, keys) {
             Form::Bf16 | Form::Int8 if level::amx() => Form::Tiles,
             Form::Bf16 if !level::fast_bf16() => Form::F32,
+            Form::Int8 if level::level() == Level::Neon => Form::F32,
             form => form,
         }
     }
@@ -120,8 +122,8 @@ pub struct Queries {
     pub scale: f32,
     /// Each query sees only keys up to its own position.
     pub causal: bool,
-    /// Of the products' operands. In int8 they are bytes where all sets have 1024 keys or more, else bf16; for bf16 they are f32
-    /// where the processor computes these faster. Causal attention is always f32.
+    /// Of the products' operands. In int8 they are bytes where all sets have 1024 keys or more, else bf16; they are f32
+    /// where the processor computes these faster, and bf16 where it has AMX. Causal attention is always f32.
     pub precision: Precision,
 }
 

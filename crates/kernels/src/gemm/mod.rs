@@ -17,10 +17,14 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // some is for AVX-512 alone
 mod finish;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 mod packed;
 mod scalar;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod work;
 
 pub(crate) use finish::Epilogue;
@@ -293,21 +297,13 @@ fn wide(precision: Precision) -> bool {
 
 /// Rows of the register tile of the level in use.
 fn tall(precision: Precision) -> usize {
-    match level() {
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 if level::amx() && precision != Precision::F32 => crate::amx::ROWS,
-        Level::Avx512 => 14,
-        Level::Avx2 => 6,
-        Level::Scalar => 4,
-    }
+    let tiled = level::amx() && precision != Precision::F32;
+    if tiled { level::AMX_ROWS } else { level::tile_rows(level()) }
 }
 
 /// Its columns.
 fn columns() -> usize {
-    match level() {
-        Level::Avx512 => 32,
-        Level::Avx2 | Level::Scalar => 16,
-    }
+    level::tile_columns(level())
 }
 
 /// One register tile: see [`scalar`].
@@ -336,6 +332,16 @@ fn micro(precision: Precision) -> Micro {
         (Level::Avx2, Precision::Bf16) => avx2::bf16,
         #[cfg(target_arch = "x86_64")]
         (Level::Avx2, Precision::Int8) => avx2::int8,
+        #[cfg(target_arch = "aarch64")]
+        (Level::Neon, Precision::F32) => neon::f32,
+        #[cfg(target_arch = "aarch64")]
+        (Level::Neon, Precision::Bf16) => neon::bf16,
+        #[cfg(target_arch = "aarch64")]
+        (Level::Neon, Precision::Int8) if level::i8mm() => neon::int8_i8mm,
+        #[cfg(target_arch = "aarch64")]
+        (Level::Neon, Precision::Int8) if level::dotprod() => neon::int8_dotprod,
+        #[cfg(target_arch = "aarch64")]
+        (Level::Neon, Precision::Int8) => neon::int8,
         (_, Precision::F32) => scalar::f32,
         (_, Precision::Bf16) => scalar::bf16,
         (_, Precision::Int8) => scalar::int8,

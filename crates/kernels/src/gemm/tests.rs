@@ -24,7 +24,7 @@ pub(crate) fn fixed_level() -> std::sync::RwLockReadGuard<'static, ()> {
 
 /// Runs a test at each level that this machine has, with AMX done by plain code, and with all that it has beside.
 pub(crate) fn at_every_level(test: impl Fn(Level)) {
-    for level in [Level::Scalar, Level::Avx2, Level::Avx512] {
+    for &level in Level::ALL {
         if level > detected() {
             println!("ignored: this machine has no {level:?}");
             continue;
@@ -53,7 +53,7 @@ fn every_level_equals_f64() {
                 want[r * n + c] = dot + bias[c] as f64 + res[r * n + c] as f64;
             }
         }
-        for l in [Level::Scalar, Level::Avx2, Level::Avx512] {
+        for &l in Level::ALL {
             if l > detected() {
                 println!("ignored: this machine has no {l:?}");
                 continue;
@@ -88,8 +88,9 @@ const SHAPES: [(usize, usize, usize); 9] = [
 /// done by plain code.
 pub(crate) fn each_level(mut test: impl FnMut(&str)) {
     let _one_at_a_time = LEVEL.write().unwrap_or_else(|e| e.into_inner());
-    let forced: [(&str, Level, &dyn Fn()); 6] = [
+    let forced: [(&str, Level, &dyn Fn()); 7] = [
         ("scalar", Level::Scalar, &|| force(Some(Level::Scalar))),
+        ("neon", Level::Neon, &|| force(Some(Level::Neon))),
         ("avx2", Level::Avx2, &|| force(Some(Level::Avx2))),
         ("avx512", Level::Avx512, &|| force(Some(Level::Avx512))),
         ("avx512-vnni", Level::Avx512, &|| level::force_amx(false)),
@@ -97,6 +98,9 @@ pub(crate) fn each_level(mut test: impl FnMut(&str)) {
         ("best", Level::Scalar, &|| force(None)),
     ];
     for (name, needed, force) in forced {
+        if !Level::ALL.contains(&needed) {
+            continue;
+        }
         if needed > detected() {
             println!("ignored: this machine has no {name}");
             continue;

@@ -74,7 +74,7 @@ fn at_every_level(what: &str, len: usize, close: f32, run: impl Fn(&mut [f32])) 
     let want = at(Some(Level::Scalar));
     assert!(want.iter().all(|v| v.is_finite()), "{what}: not all was written");
     let all: f32 = want.iter().map(|v| v * v).sum();
-    for level in [Some(Level::Avx2), Some(Level::Avx512), None] {
+    for level in Level::ALL[1..].iter().copied().map(Some).chain([None]) {
         if level.is_some_and(|l| l > detected()) {
             continue;
         }

@@ -2,29 +2,12 @@
 //! lie one after the other, as the input transform writes them.
 
 use crate::lanes::{Lanes, on_lanes};
-use crate::level::Level;
+pub(super) use crate::level::{tile_columns as columns, tile_rows as rows};
 use crate::share::{soon_used, soon_written};
 use crate::words::{Words, on_words};
 
 /// Channels that one row of the left operand holds before the next row follows.
 pub(super) const CHUNK: usize = 16;
-
-/// Rows of the register tile at a level: with two vectors of columns it fills the registers.
-pub(super) fn rows(level: Level) -> usize {
-    match level {
-        Level::Avx512 => 14,
-        Level::Avx2 => 6,
-        Level::Scalar => 4,
-    }
-}
-
-/// Columns of the register tile: two vectors.
-pub(super) fn columns(level: Level) -> usize {
-    match level {
-        Level::Avx512 => 32,
-        Level::Avx2 | Level::Scalar => 16,
-    }
-}
 
 on_lanes! {
     /// `to[r][..] = or += Σₖ a[k / 16][r][k % 16] · b[k][..]` for `r < height`, `k < 16 · chunks`.
