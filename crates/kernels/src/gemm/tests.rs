@@ -249,7 +249,7 @@ fn gates_and_activations_equal_their_definition() {
 
 #[test]
 fn layers_of_one_input_equal_each_alone() {
-    let _fixed_level = LEVEL.read().unwrap_or_else(|e| e.into_inner());
+    let _fixed_level = fixed_level();
     for (m, k, widths) in [(3, 5, [1, 2, 3]), (60, 70, [48, 40, 31]), (300, 400, [320, 17, 96])] {
         let a = noise(m * k, 1);
         let weights = widths.map(|n| noise(n * k, n as u64));
@@ -298,6 +298,7 @@ fn layers_of_one_input_equal_each_alone() {
 
 #[test]
 fn what_is_not_finite_does_not_pass_for_a_number() {
+    let _fixed_level = fixed_level();
     let (k, w) = (40, noise(3 * 40, 1));
     for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
         for bad in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
@@ -311,7 +312,7 @@ fn what_is_not_finite_does_not_pass_for_a_number() {
 
 #[test]
 fn half_weights_are_widened_exactly() {
-    let _fixed_level = LEVEL.read().unwrap_or_else(|e| e.into_inner());
+    let _fixed_level = fixed_level();
     let (m, n, k) = (9, 35, 300);
     let a = noise(m * k, 1);
     let w: Vec<half::f16> = noise(n * k, 2).into_iter().map(half::f16::from_f32).collect();
@@ -331,7 +332,7 @@ fn half_weights_are_widened_exactly() {
 
 #[test]
 fn threads_and_neighbours_do_not_change_a_bit() {
-    let _fixed_level = LEVEL.read().unwrap_or_else(|e| e.into_inner());
+    let _fixed_level = fixed_level();
     let (m, n, k) = (261, 700, 520);
     let (a, w) = (noise(m * k, 5), noise(n * k, 6));
     for (precision, packed) in [

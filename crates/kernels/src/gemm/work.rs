@@ -2,7 +2,7 @@
 
 use super::finish::{Place, Tile, finish};
 use super::{
-    Blocks, FEW, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, columns,
+    Blocks, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, columns,
     micro, tall, target,
 };
 #[cfg(target_arch = "x86_64")]
@@ -36,27 +36,19 @@ pub(super) fn split<L: Left, R: Right>(
     let needed = m.div_ceil(most);
     let down = if needed >= threads { needed.next_multiple_of(threads).min(tiles) } else { needed };
     let across = if threads == 1 { 1 } else { (2 * threads).div_ceil(down) }.min(cols.len().div_ceil(nr));
-    // Where several tasks have the same rows, these are packed once: each part of all, which is one block, by itself.
+    // Where all tasks have the same rows, these are packed once.
     let mut left = LEFT.take();
     let mut ready = None;
-    let room = blocks.room(L::PRECISION);
-    if across > 1 && m <= FEW {
-        let (packed, factors) = aligned(&mut left, m * (room + 1)).split_at_mut(m * room);
+    if down == 1 && across > 1 {
+        let words = m * blocks.room(L::PRECISION);
+        let (packed, factors) = aligned(&mut left, words + m).split_at_mut(words);
         let (to, of) = (Shared::new(packed), Shared::new(factors));
-        each(tiles, |t| {
-            // The last part that begins at this tile or before.
-            let part = (0..down).rev().find(|p| span(m, mr, down, *p).start <= t * mr).unwrap_or(0);
-            // SAFETY: each tile has its own part.
-            unsafe { pack_tile(a, blocks, span(m, mr, down, part), t * mr, 0, to, of, true) };
-        });
+        // SAFETY: each tile has its own part.
+        each(tiles, |t| unsafe { pack_tile(a, blocks, 0..m, t * mr, to, of, true) });
         ready = Some((&*packed, &*factors));
     }
     each(down * across, |task| {
         let rows = span(m, mr, down, task / across);
-        let ready = ready.map(|(packed, factors)| {
-            assert!(rows.len() <= most, "one block");
-            (&packed[rows.start * room..rows.end * room], &factors[rows.clone()])
-        });
         let part = span(cols.len(), nr, across, task % across);
         let part = cols.start + part.start..cols.start + part.end;
         // Taken out of the cell, so that a task stolen by this thread inside `each` finds it free.
@@ -75,18 +67,16 @@ fn packed_at(mr: usize, rows: &Range<usize>, deep: usize, kb: usize, mt: usize) 
     at..at + tall * deep
 }
 
-/// Packs all blocks of the tile at row `mt` of `rows`, and writes their factors, where what is packed begins with row `first`. What is `cold` was written by another thread,
+/// Packs all blocks of the tile at row `mt` of `rows`, and writes their factors. What is `cold` was written by another thread,
 /// and its place read by one: both are fetched before.
 ///
 /// # Safety
 /// No other thread may use the tile's parts of `packed` and `factors` meanwhile.
-#[allow(clippy::too_many_arguments)]
 unsafe fn pack_tile<L: Left>(
     a: &L,
     blocks: &Blocks,
     rows: Range<usize>,
     mt: usize,
-    first: usize,
     packed: Shared,
     factors: Shared,
     cold: bool,
@@ -94,20 +84,19 @@ unsafe fn pack_tile<L: Left>(
     let mr = tall(L::PRECISION);
     let tall = mr.min(rows.end - mt);
     // SAFETY: the caller's promise.
-    let factors = unsafe { factors.part(mt - first, tall) };
+    let factors = unsafe { factors.part(mt - rows.start, tall) };
     factors.iter_mut().enumerate().for_each(|(r, f)| *f = a.factor(mt + r));
     for (kb, k0, kc) in blocks.iter() {
         let place = packed_at(mr, &rows, blocks.deepest(L::PRECISION), kb, mt);
-        let start = (rows.start - first) * blocks.room(L::PRECISION) + place.start;
         if cold {
             for row in (mt..mt + tall).map(|m| a.source(m..m + 1)) {
                 let per = row.len().div_ceil(blocks.words());
                 soon(row, k0 * per, kc * per);
             }
-            packed.soon(start, place.len());
+            packed.soon(place.start, place.len());
         }
         // SAFETY: the caller's promise.
-        let out = unsafe { packed.part(start, place.len()) };
+        let out = unsafe { packed.part(place.start, place.len()) };
         for (r, factor) in factors.iter().enumerate() {
             a.pack(kb, mt + r, *factor, &mut out[r * LINE..], tall * LINE);
         }
@@ -154,7 +143,7 @@ fn serial<L: Left, R: Right>(
             // SAFETY: only this thread has them.
             tiles
                 .clone()
-                .for_each(|mt| unsafe { pack_tile(a, blocks, rows.clone(), mt, m0, packed, factors, false) });
+                .for_each(|mt| unsafe { pack_tile(a, blocks, rows.clone(), mt, packed, factors, false) });
         }
         let (packed, factors) = ready.unwrap_or((packed, factors));
         let next = a.source(rows.end..rows.end + most);
