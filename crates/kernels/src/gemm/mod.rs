@@ -24,6 +24,8 @@ mod neon;
 mod pack;
 mod packed;
 mod scalar;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod vectors;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod work;
 

@@ -248,7 +248,6 @@ impl Soon<'_> {
     }
 
     /// All at once.
-    #[cfg(target_arch = "x86_64")]
     pub fn fetch(&self) {
         (0..self.rows).for_each(|r| self.row(r));
         for run in self.runs {
