@@ -13,7 +13,7 @@ mod block;
 mod eight;
 
 use crate::buffer::Buffer;
-use crate::gemm::Precision;
+use crate::gemm::{LINE, Precision};
 use crate::level::{self, Level};
 use crate::share::{Shared, each};
 use block::{Keys, Work};
@@ -66,7 +66,7 @@ impl Form {
         match self {
             Form::F32 => n,
             Form::Bf16 => n.div_ceil(2),
-            Form::Tiles => n.div_ceil(2).next_multiple_of(16),
+            Form::Tiles => n.div_ceil(2).next_multiple_of(LINE),
             Form::Int8 => n.div_ceil(4),
         }
     }
