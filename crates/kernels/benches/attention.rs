@@ -1,11 +1,13 @@
 //! Attention at the shapes of SD1.5's UNet (512 px, guided: batch 2), SDXL's and the autoencoder's, one thread.
 //!
-//! `cargo bench -p instantstyle-kernels --bench attention [-- FILTER]`. Times are CPU time of the thread, the least of
-//! some runs. Operations are those of the two products alone.
-#![allow(unsafe_code, missing_docs)]
+//! `cargo bench -p instantstyle-kernels --bench attention [-- FILTER]`. Times are the least of some runs. Operations are those of the two products alone.
+#![allow(missing_docs)]
+
+mod timing;
 
 use instantstyle_kernels::attention::{KeySet, Queries, attention_over};
 use instantstyle_kernels::gemm::Precision;
+use timing::best;
 
 /// Batch, heads, width of a head, queries, keys.
 const SHAPES: &[(&str, usize, usize, usize, usize, usize)] = &[
@@ -21,14 +23,6 @@ const SHAPES: &[(&str, usize, usize, usize, usize, usize)] = &[
     ("clip text", 2, 12, 64, 77, 77),
     ("vae 64x64", 1, 1, 512, 4096, 4096),
 ];
-
-/// CPU time of this thread in seconds.
-fn cpu_s() -> f64 {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the clock exists on Linux and `t` is a valid place.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
-    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
-}
 
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();
@@ -48,15 +42,7 @@ fn main() {
         print!("{label:<52}");
         for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
             let shape = Queries { batch, heads, dim, queries, scale, causal: false, precision };
-            let (mut best, mut spent, mut n) = (f64::INFINITY, 0.0, 0);
-            pool.install(|| {
-                while n < 3 || (spent < 0.5 && n < 100) {
-                    let start = cpu_s();
-                    attention_over(&shape, &q, &[set], &mut out);
-                    let took = cpu_s() - start;
-                    (best, spent, n) = (best.min(took), spent + took, n + 1);
-                }
-            });
+            let best = pool.install(|| best(|| attention_over(&shape, &q, &[set], &mut out)));
             let work = (4 * batch * heads * queries * keys * dim) as f64;
             print!(" {precision:?} {:>9.3} ms {:>6.0} Gop/s", best * 1e3, work / best * 1e-9);
         }

@@ -1,13 +1,15 @@
 //! Convolutions at the shapes of SD1.5's UNet (512 px, guided: batch 2) and of the autoencoder's decoder, one thread.
 //!
-//! `cargo bench -p instantstyle-kernels --bench conv [-- FILTER]`. Times are CPU time of the thread, the least of some
-//! runs, so that other programs on the machine disturb little. The operations are those of the definition, so that
+//! `cargo bench -p instantstyle-kernels --bench conv [-- FILTER]`. Times are the least of some runs. The operations are those of the definition, so that
 //! Winograd's algorithms can pass the machine's peak.
-#![allow(unsafe_code, missing_docs)]
+#![allow(missing_docs)]
+
+mod timing;
 
 use instantstyle_kernels::Weight;
 use instantstyle_kernels::conv::{Algorithm, Conv, Epilogue, Filters, Input, Packed, choose, conv2d_by};
 use instantstyle_kernels::gemm::Precision;
+use timing::best;
 
 /// Batch, side, inputs, outputs, stride, doubled.
 const SHAPES: &[(&str, usize, usize, usize, usize, usize, bool)] = &[
@@ -38,28 +40,6 @@ const SHAPES: &[(&str, usize, usize, usize, usize, usize, bool)] = &[
     ("vae 512", 1, 512, 128, 128, 1, false),
     ("vae out", 1, 512, 128, 3, 1, false),
 ];
-
-/// CPU time of this thread in seconds.
-fn cpu_s() -> f64 {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the clock exists on Linux and `t` is a valid place.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
-    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
-}
-
-/// The least time of at least three runs, until half a second is spent.
-fn best(mut f: impl FnMut()) -> f64 {
-    let (mut best, mut spent, mut n) = (f64::INFINITY, 0.0, 0);
-    while n < 3 || (spent < 0.5 && n < 50) {
-        let start = cpu_s();
-        f();
-        let took = cpu_s() - start;
-        best = best.min(took);
-        spent += took;
-        n += 1;
-    }
-    best
-}
 
 fn main() {
     let filter = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default();

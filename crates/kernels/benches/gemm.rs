@@ -1,14 +1,16 @@
-//! Matrix products at the shapes of SD1.5 and SDXL, one thread: Gop/s and the part of the unit's measured peak.
+//! Matrix products at the shapes of SD1.5 and SDXL, one thread: Gop/s and the part of each unit's measured peak.
 //!
 //! `cargo bench -p instantstyle-kernels --bench gemm [-- FILTER…]`, where a filter is a part of a shape's name, or a precision;
-//! weights stored in f16, in bf16 and int8 packed before. Times are CPU time of the thread, the least of many runs, so that
-//! other programs on the machine disturb little. The peak is measured in the same way, right before.
+//! weights stored in f16, in bf16 and int8 packed before. Times are the least of many runs. The peak is measured in the same way, right before.
 #![allow(unsafe_code, missing_docs)]
+
+mod timing;
 
 use instantstyle_kernels::Weight;
 use instantstyle_kernels::buffer::Buffer;
 use instantstyle_kernels::gemm::{Extras, Operand, Packed, Precision, Then, layer};
 use instantstyle_kernels::level::amx;
+use timing::best;
 
 /// Rows, inner, columns: SD1.5 at 512 px with guidance (batch 2), SDXL at 1024 px, and the small ones.
 const SHAPES: &[(&str, usize, usize, usize)] = &[
@@ -37,86 +39,77 @@ const SHAPES: &[(&str, usize, usize, usize)] = &[
     ("sdxl 32x32 feed out", 2048, 5120, 1280),
 ];
 
-/// Name, format, and how many times f32's operations its unit does: of vectors, and AMX.
-const PRECISIONS: &[(&str, Precision, [f64; 2])] = &[
-    ("f32", Precision::F32, [1.0, 1.0]),
-    ("bf16", Precision::Bf16, [2.0, 16.0]),
-    ("int8", Precision::Int8, [4.0, 32.0]),
-];
-
-/// CPU time of this thread in seconds.
-fn cpu_s() -> f64 {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the clock exists on Linux and `t` is a valid place.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut t) };
-    t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
-}
-
-/// The least time of runs of `f`: at least `least`, until about 0.6 s are spent.
-fn best(least: usize, mut f: impl FnMut()) -> f64 {
-    let (mut best, mut spent, mut n) = (f64::INFINITY, 0.0, 0);
-    while n < least || spent < 0.6 {
-        let start = cpu_s();
-        f();
-        let took = cpu_s() - start;
-        best = best.min(took);
-        spent += took;
-        n += 1;
-    }
-    best
-}
+const PRECISIONS: &[(&str, Precision)] =
+    &[("f32", Precision::F32), ("bf16", Precision::Bf16), ("int8", Precision::Int8)];
 
 #[cfg(target_arch = "x86_64")]
 mod peak {
     use std::arch::x86_64::*;
 
-    /// Multiply-adds in registers: operations done.
-    #[target_feature(enable = "avx512f")]
-    pub fn f32_avx512(rounds: usize) -> f64 {
-        let mut sum = [_mm512_set1_ps(0.5); 28];
-        let (a, b) = std::hint::black_box((_mm512_set1_ps(1e-9), _mm512_set1_ps(1.5)));
-        for _ in 0..rounds {
-            for s in &mut sum {
-                *s = _mm512_fmadd_ps(*s, a, b);
+    /// Multiply-adds in registers: `$name(rounds)` gives operations done, of `$per` operations an instruction.
+    macro_rules! peak {
+        ($name:ident, $features:literal, $count:literal, $per:literal, $splat:ident, $of:expr) => {
+            #[target_feature(enable = $features)]
+            pub fn $name(rounds: usize) -> f64 {
+                let mut sum = [$splat(0.5); $count];
+                let (a, b) = std::hint::black_box(($splat(1e-9), $splat(1.5)));
+                for _ in 0..rounds {
+                    for s in &mut sum {
+                        *s = $of(*s, a, b);
+                    }
+                }
+                std::hint::black_box(sum);
+                (rounds * $count * $per) as f64
             }
-        }
-        std::hint::black_box(sum);
-        (rounds * 28 * 16 * 2) as f64
+        };
     }
 
-    #[target_feature(enable = "avx2,fma")]
-    pub fn f32_avx2(rounds: usize) -> f64 {
-        let mut sum = [_mm256_set1_ps(0.5); 12];
-        let (a, b) = std::hint::black_box((_mm256_set1_ps(1e-9), _mm256_set1_ps(1.5)));
-        for _ in 0..rounds {
-            for s in &mut sum {
-                *s = _mm256_fmadd_ps(*s, a, b);
-            }
-        }
-        std::hint::black_box(sum);
-        (rounds * 12 * 8 * 2) as f64
-    }
+    peak!(f32_avx2, "avx2,fma", 12, 16, _mm256_set1_ps, |s, a, b| _mm256_fmadd_ps(a, b, s));
+    peak!(f32_avx512, "avx512f", 28, 32, _mm512_set1_ps, |s, a, b| _mm512_fmadd_ps(a, b, s));
+    peak!(bf16_avx512, "avx512f,avx512bf16", 28, 64, _mm512_set1_ps, |s, a, b| {
+        // SAFETY: the types are the same 512 bits.
+        let halves = |v| unsafe { std::mem::transmute::<__m512, __m512bh>(v) };
+        _mm512_dpbf16_ps(s, halves(a), halves(b))
+    });
+    peak!(int8_vnni, "avx512f,avx512vnni", 28, 128, _mm512_set1_ps, |s, a, b| {
+        let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
+        _mm512_castsi512_ps(_mm512_dpbusd_epi32(_mm512_castps_si512(s), a, b))
+    });
 }
 
-/// Operations per second of one core's multiply-add unit, in f32.
-fn peak() -> f64 {
+/// Operations per second of one core's unit for f32, bf16 and int8: measured, or as many times f32's as it does where
+/// the instruction is AMX's or there is none.
+fn peaks() -> [f64; 3] {
     #[cfg(target_arch = "x86_64")]
     {
         let rounds = 1_000_000;
-        let mut done = 0.0;
-        let f: unsafe fn(usize) -> f64 = if is_x86_feature_detected!("avx512f") {
-            peak::f32_avx512
-        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            peak::f32_avx2
-        } else {
-            return f64::NAN;
+        let measured = |f: unsafe fn(usize) -> f64| {
+            let mut done = 0.0;
+            // SAFETY: the features were detected.
+            let least = best(|| done = unsafe { f(rounds) });
+            done / least
         };
-        // SAFETY: the feature was detected.
-        let least = best(5, || done = unsafe { f(rounds) });
-        done / least
+        let f32 = if is_x86_feature_detected!("avx512f") {
+            measured(peak::f32_avx512)
+        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            measured(peak::f32_avx2)
+        } else {
+            f64::NAN
+        };
+        let bf16 = match amx() {
+            true => 16.0 * f32,
+            false if is_x86_feature_detected!("avx512bf16") => measured(peak::bf16_avx512),
+            false => f32,
+        };
+        let int8 = match amx() {
+            true => 32.0 * f32,
+            false if is_x86_feature_detected!("avx512vnni") => measured(peak::int8_vnni),
+            false => 2.0 * f32,
+        };
+        [f32, bf16, int8]
     }
     #[cfg(not(target_arch = "x86_64"))]
-    f64::NAN
+    [f64::NAN; 3]
 }
 
 fn noise(n: usize, mut s: u64) -> Vec<f32> {
@@ -137,9 +130,9 @@ fn main() {
         .partition(|a| PRECISIONS.iter().any(|(name, ..)| a == name));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread");
     pool.install(|| {
-        let peak = peak();
-        println!("peak {:.1} Gop/s", peak * 1e-9);
-        println!("Gop/s, and % of this peak in f32, of twice and four times as much in bf16 and int8 (with AMX 16 and 32 times)");
+        let peaks = peaks();
+        println!("peak {:.1} {:.1} {:.1} Gop/s", peaks[0] * 1e-9, peaks[1] * 1e-9, peaks[2] * 1e-9);
+        println!("Gop/s, and % of these peaks in f32, bf16 and int8");
         println!(
             "{:<28}{:>6}{:>6}{:>6}{:>15}{:>15}{:>15}",
             "shape", "rows", "inner", "cols", "f32", "bf16", "int8"
@@ -159,7 +152,7 @@ fn main() {
             let before = Buffer::zeros(if add { m * n } else { 0 });
             let mut out = Buffer::zeros(if gate { m * n / 2 } else { m * n });
             print!("{name:<28}{m:>6}{k:>6}{n:>6}");
-            for &(name, precision, times) in PRECISIONS {
+            for (&(name, precision), peak) in PRECISIONS.iter().zip(peaks) {
                 if !formats.is_empty() && !formats.iter().any(|f| f == name) {
                     print!("{:>15}", "");
                     continue;
@@ -169,9 +162,9 @@ fn main() {
                 let operand = packed.as_ref().map_or(Operand::Stored(weight, precision), Operand::Packed);
                 let then = if gate { Then::Gate } else { Then::Keep };
                 let extras = Extras { bias: Some(&bias), then, residual: add.then_some(&before) };
-                let least = best(3, || layer(&a, k, operand, extras, &mut out));
+                let least = best(|| layer(&a, k, operand, extras, &mut out));
                 let rate = (2 * m * n * k) as f64 / least;
-                print!("{:>9.1}{:>6.1}", rate * 1e-9, 100.0 * rate / (times[amx() as usize] * peak));
+                print!("{:>9.1}{:>6.1}", rate * 1e-9, 100.0 * rate / peak);
             }
             println!();
         }

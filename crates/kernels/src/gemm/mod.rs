@@ -90,6 +90,9 @@ const NC: usize = 256;
 const FEW: usize = 640;
 /// Bytes of B that are packed before they are used by several blocks of A: they stay in the last-level cache.
 const AHEAD_BYTES: usize = 16 << 20;
+/// Packed operands of more bytes are read from far away: their panels are fetched during the products of the ones before.
+/// A processor fetches what lies in its last-level cache well enough by itself.
+const FAR_BYTES: usize = 4 << 20;
 /// Products below this many multiplications are not worth a second thread: handing over takes as long as they do, some 40 µs
 /// in f32.
 const SMALL: usize = 1 << 21;

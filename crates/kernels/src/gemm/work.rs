@@ -2,8 +2,8 @@
 
 use super::finish::{Place, Tile, finish};
 use super::{
-    Blocks, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, columns,
-    micro, tall, target,
+    Blocks, FAR_BYTES, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned,
+    columns, micro, tall, target,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Session;
@@ -113,7 +113,7 @@ fn span(n: usize, unit: usize, parts: usize, p: usize) -> Range<usize> {
 /// with their factors, where they are.
 #[allow(clippy::too_many_arguments)]
 fn serial<L: Left, R: Right>(
-    rows: Range<usize>,
+    all: Range<usize>,
     cols: Range<usize>,
     most: usize,
     blocks: &Blocks,
@@ -128,15 +128,15 @@ fn serial<L: Left, R: Right>(
     let _tiles = Session::begin();
     let words = blocks.room(L::PRECISION);
     let panel = aligned(pb, blocks.0.iter().copied().max().unwrap_or(0) * nr);
-    let height = most.min(rows.len());
+    let height = most.min(all.len());
     let own = if ready.is_some() { 0 } else { height };
     // The sums of tiles, the rows packed, and their factors.
     let wide = waiting(height);
     let (sums, rest) = aligned(pa, height * wide + own * (words + 1)).split_at_mut(height * wide);
     let (packed, factors) = rest.split_at_mut(own * words);
     let micro = micro(L::PRECISION);
-    for m0 in rows.clone().step_by(most) {
-        let rows = m0..(m0 + most).min(rows.end);
+    for m0 in all.clone().step_by(most) {
+        let rows = m0..(m0 + most).min(all.end);
         let tiles = rows.clone().step_by(mr);
         if ready.is_none() {
             let (packed, factors) = (Shared::new(packed), Shared::new(factors));
@@ -153,6 +153,8 @@ fn serial<L: Left, R: Right>(
         // Columns whose weights are fetched during each product; where these are few, packing does it.
         let ahead = nr.div_ceil(tiles.len());
         let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
+        let far = blocks.words() * cols.len() * 4 > FAR_BYTES;
+        let rows_follow = m0 + most < all.end;
         let narrow = L::PRECISION != Precision::F32;
         let mut of =
             Block { rows, mr, deep: blocks.deepest(L::PRECISION), micro, packed, sums, factors, next };
@@ -169,19 +171,29 @@ fn serial<L: Left, R: Right>(
                             panel
                         }
                     };
-                    // The panel after this one.
-                    let (later_kb, later) = match nt + nr < n1 {
-                        true => (kb, nt + nr),
-                        false if !last => (kb + 1, n0),
-                        false => (0, n1),
+                    // The panel after this one; after the last one comes the first again, for more rows.
+                    let later = if nt + nr < n1 {
+                        Some((kb, k0, nt + nr))
+                    } else if !last {
+                        Some((kb + 1, k0 + kc, n0))
+                    } else if n1 < cols.end {
+                        Some((0, 0, n1))
+                    } else {
+                        rows_follow.then_some((0, 0, cols.start))
                     };
+                    let mut coming = later
+                        .filter(|_| far)
+                        .and_then(|(kb, k0, nt)| b.packed(nt, k0, blocks.0[kb]))
+                        .unwrap_or(&[]);
+                    let share = coming.len().div_ceil(tiles.len()).next_multiple_of(LINE);
                     let place = targets[target(targets, nt)].place(nt, narrow);
                     for (i, mt) in tiles.clone().enumerate() {
                         let mut runs = [Run::default(); RUNS];
-                        runs[0] = of.next(lines);
-                        if ahead > 0 && later < cols.end {
+                        runs[0] = Run::first_of(&mut of.next, lines * LINE);
+                        runs[1] = Run::first_of(&mut coming, share);
+                        if let (true, Some((kb, _, nt))) = (ahead > 0, later) {
                             for (c, run) in (i * ahead..nr).zip(&mut runs[..ahead]) {
-                                *run = Run::of(b.source(later_kb, later, c, nr));
+                                *run = Run::of(b.source(kb, nt, c, nr));
                             }
                         }
                         // Sums that wait for no other block take the same place again.
@@ -214,6 +226,14 @@ impl Run {
     /// Those of these bytes.
     fn of(bytes: &[u8]) -> Self {
         Run { start: bytes.as_ptr().cast(), lines: bytes.len().div_ceil(4 * LINE) }
+    }
+
+    /// Takes the next so many of `words`.
+    #[inline(always)]
+    fn first_of(words: &mut &[f32], count: usize) -> Self {
+        let (now, rest) = words.split_at(words.len().min(count));
+        *words = rest;
+        Run { start: now.as_ptr(), lines: now.len().div_ceil(LINE) }
     }
 
     #[inline(always)]
@@ -274,13 +294,6 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// The next so many lines of the rows that are packed next.
-    fn next(&mut self, lines: usize) -> Run {
-        let (now, rest) = self.next.split_at(self.next.len().min(LINE * lines));
-        self.next = rest;
-        Run { start: now.as_ptr(), lines: now.len().div_ceil(LINE) }
-    }
-
     /// Multiplies the `kc` words of block `kb` of the tile at row `mt` by a panel; its sums are at `wait`, those of `more` blocks
     /// before are there already. After the `last` block the tile is written.
     #[allow(clippy::too_many_arguments)]
