@@ -6,7 +6,8 @@
 //! packed on the way in: widened or narrowed and cut into 32-bit words (one f32, two bf16, four bytes). Lines of the
 //! rows of A stay lines, for the micro-kernel broadcasts their words one by one; words of B are interleaved.
 //! The micro-kernels tell the processor of the lines that are used next, one for each word that they multiply: all at once
-//! would wait for each other. That is the tile's part of the output, and the rows or weights that are packed next.
+//! would wait for each other. That is the tile's part of the output, the rows or weights that are packed next, and the next panel
+//! where all of them are more than a cache holds.
 //!
 //! Every element is summed in one order: within a block of the shared dimension in ascending order, then block by
 //! block (AMX sums the two bf16 of sixteen words apart, see `amx.rs`). It depends on the shared dimension alone, not on
