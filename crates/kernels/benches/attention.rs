@@ -1,6 +1,7 @@
 //! Attention at the shapes of SD1.5's UNet (512 px, guided: batch 2), SDXL's and the autoencoder's, one thread.
 //!
-//! `cargo bench -p instantstyle-kernels --bench attention [-- FILTER]`. Times are the least of some runs. Operations are those of the two products alone.
+//! `cargo bench -p instantstyle-kernels --bench attention [-- FILTER]`. Times are the least of some
+//! runs. Operations are those of the two products alone.
 #![allow(missing_docs)]
 
 mod timing;

@@ -1,7 +1,7 @@
 //! Convolutions at the shapes of SD1.5's UNet (512 px, guided: batch 2) and of the autoencoder's decoder, one thread.
 //!
-//! `cargo bench -p instantstyle-kernels --bench conv [-- FILTER]`. Times are the least of some runs. The operations are those of the definition, so that
-//! Winograd's algorithms can pass the machine's peak.
+//! `cargo bench -p instantstyle-kernels --bench conv [-- FILTER]`. Times are the least of some
+//! runs. The operations are those of the definition, so that Winograd's algorithms can pass the machine's peak.
 #![allow(missing_docs)]
 
 mod timing;

@@ -135,6 +135,7 @@ fn serial<L: Left, R: Right>(
     let (sums, rest) = aligned(pa, height * wide + own * (words + 1)).split_at_mut(height * wide);
     let (packed, factors) = rest.split_at_mut(own * words);
     let micro = micro(L::PRECISION);
+    let far = blocks.words() * cols.len() * 4 > FAR_BYTES;
     for m0 in all.clone().step_by(most) {
         let rows = m0..(m0 + most).min(all.end);
         let tiles = rows.clone().step_by(mr);
@@ -153,7 +154,6 @@ fn serial<L: Left, R: Right>(
         // Columns whose weights are fetched during each product; where these are few, packing does it.
         let ahead = nr.div_ceil(tiles.len());
         let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
-        let far = blocks.words() * cols.len() * 4 > FAR_BYTES;
         let rows_follow = m0 + most < all.end;
         let narrow = L::PRECISION != Precision::F32;
         let mut of =
