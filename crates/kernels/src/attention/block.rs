@@ -20,26 +20,49 @@ pub(super) fn panel() -> usize {
     tile_columns(level())
 }
 
-/// Part `i` of `n` rows in as few tiles as there can be, all but equally high: start and end.
-#[inline(always)]
-pub(super) fn tile(n: usize, tiles: usize, i: usize) -> (usize, usize) {
-    (n * i / tiles, n * (i + 1) / tiles)
+/// `n` rows in as few tiles as there can be, all but equally high and the higher ones first: start and end of each.
+pub(super) fn tiles(n: usize) -> impl Iterator<Item = (usize, usize)> {
+    runs(n).into_iter().flat_map(|run| (0..run.count).map(move |i| (run.at(i), run.at(i + 1))))
+}
+
+/// Tiles of the same height.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    pub start: usize,
+    pub count: usize,
+    pub height: usize,
+}
+
+impl Run {
+    /// Where tile `i` starts.
+    fn at(&self, i: usize) -> usize {
+        self.start + i * self.height
+    }
+
+    /// Without the tiles from row `end` on.
+    pub fn before(self, end: usize) -> Self {
+        Run { count: self.count.min(end.saturating_sub(self.start).div_ceil(self.height.max(1))), ..self }
+    }
+}
+
+/// The same tiles, run by run.
+pub(super) fn runs(n: usize) -> [Run; 2] {
+    let tiles = n.div_ceil(tile_rows(level())).max(1);
+    let (height, higher) = (n / tiles, n % tiles);
+    let first = Run { start: 0, count: higher, height: height + 1 };
+    [first, Run { start: first.at(higher), count: tiles - higher, height }]
 }
 
 /// `[keys][dim]` to tiles `[dim][keys of the tile]`.
 pub(super) fn pack_keys(from: &[f32], stride: usize, n: usize, dim: usize, to: &mut [f32]) {
-    let tiles = n.div_ceil(tile_rows(level()));
-    for i in 0..tiles {
-        let (start, end) = tile(n, tiles, i);
+    for (start, end) in tiles(n) {
         pack_f32(end - start, &mut to[start * dim..end * dim], |r| &from[(start + r) * stride..][..dim]);
     }
 }
 
 /// `[keys][dim]` to tiles `[keys][channels of the tile]`.
 pub(super) fn pack_values(from: &[f32], stride: usize, n: usize, dim: usize, to: &mut [f32]) {
-    let tiles = dim.div_ceil(tile_rows(level()));
-    for i in 0..tiles {
-        let (start, end) = tile(dim, tiles, i);
+    for (start, end) in tiles(dim) {
         for (k, to) in to[start * n..end * n].chunks_exact_mut(end - start).enumerate() {
             to.copy_from_slice(&from[k * stride + start..k * stride + end]);
         }
@@ -48,10 +71,8 @@ pub(super) fn pack_values(from: &[f32], stride: usize, n: usize, dim: usize, to:
 
 /// `[keys][dim]` to tiles `[words of two channels][keys of the tile]`, in bf16.
 pub(super) fn pack_keys_bf16(from: &[f32], stride: usize, n: usize, dim: usize, to: &mut [f32]) {
-    let tiles = n.div_ceil(tile_rows(level()));
     let words = dim.div_ceil(2);
-    for i in 0..tiles {
-        let (start, end) = tile(n, tiles, i);
+    for (start, end) in tiles(n) {
         let to = &mut to[start * words..end * words];
         pack_bf16(end - start, dim, to, |r| &from[(start + r) * stride..][..dim]);
     }
@@ -60,10 +81,8 @@ pub(super) fn pack_keys_bf16(from: &[f32], stride: usize, n: usize, dim: usize, 
 per_level! {
     /// `[keys][dim]` to tiles `[words of two keys][channels of the tile]`, in bf16.
     pub(super) fn pack_values_bf16(from: &[f32], stride: usize, n: usize, dim: usize, to: &mut [f32]) {
-        let tiles = dim.div_ceil(tile_rows(level()));
         let words = n.div_ceil(2);
-        for i in 0..tiles {
-            let (start, end) = tile(dim, tiles, i);
+        for (start, end) in tiles(dim) {
             for (w, to) in to[start * words..end * words].chunks_exact_mut(end - start).enumerate() {
                 let first = &from[2 * w * stride + start..][..end - start];
                 if 2 * w + 1 < n {
@@ -382,7 +401,6 @@ unsafe fn attend_on<V: Words, const BF16: bool, const TILES: bool>(
     total: &mut [f32],
 ) {
     let nr = 2 * V::WIDTH;
-    let tall = tile_rows(V::LEVEL);
     // The keys that one query at least sees.
     let near = seen.map_or(n, |seen| (seen + nr as isize).clamp(0, n as isize) as usize);
     if near == 0 {
@@ -400,49 +418,46 @@ unsafe fn attend_on<V: Words, const BF16: bool, const TILES: bool>(
     let depth = if BF16 { keys } else { near };
     // SAFETY: the lengths are the caller's promise; tiles cover n or dim rows exactly.
     unsafe {
-        let tiles = if TILES { 0 } else { n.div_ceil(tall) };
+        // The highest score of each query, unless some keys are hidden from it.
+        let mut high = [V::splat(LOWEST); 2];
         if TILES {
-            tiles_of(n, channels, k, q, scores, false);
-        }
-        for (start, end) in (0..tiles).map(|i| tile(n, tiles, i)).take_while(|(start, _)| *start < near) {
-            let to = scores.as_mut_ptr().add(start * nr);
-            let k = k.as_ptr().add(start * channels);
-            multiply::<V, BF16>(end - start, channels, k, q.as_ptr(), to, false);
+            amx(n, channels, k, q, scores, false);
+        } else {
+            for run in runs(n).map(|run| run.before(near)) {
+                let to = scores.as_mut_ptr().add(run.start * nr);
+                let k = k.as_ptr().add(run.start * channels);
+                multiply::<V, BF16, true>(run, channels, channels, k, q.as_ptr(), to, false, &mut high);
+            }
         }
         let (n, scores) = (near, if TILES { scores } else { &mut scores[..near * nr] });
         if let Some(seen) = seen {
             hide(scores, nr, seen, LOWEST);
         }
-        for h in [0, V::WIDTH] {
+        for (i, high) in high.into_iter().enumerate() {
+            let h = i * V::WIDTH;
             let scores = scores.as_mut_ptr().add(h);
             let most = most.as_mut_ptr().add(h);
             let total = total.as_mut_ptr().add(h);
             let before = V::load(most);
-            // Four at a time: each alone would wait for the one before.
-            let mut high = [before; 4];
-            for key in 0..n {
-                high[key % 4] = high[key % 4].max(V::load(scores.add(key * nr)));
-            }
-            let now = high[0].max(high[1]).max(high[2].max(high[3]));
+            let high = if TILES || seen.is_some() { highest(scores, nr, n) } else { high };
+            let now = before.max(high);
+            // Two at a time: each alone would wait for the one before.
             let mut part = [V::splat(0.0); 2];
-            if BF16 {
-                for key in (0..n).step_by(2) {
-                    let p = exp2_short_lanes(V::load(scores.add(key * nr)).sub(now));
-                    part[0] = part[0].add(p);
-                    let mut other = V::splat(0.0);
-                    if key + 1 < n {
-                        other = exp2_short_lanes(V::load(scores.add((key + 1) * nr)).sub(now));
-                        part[1] = part[1].add(other);
+            for key in (0..n).step_by(2) {
+                let mut p = [V::splat(0.0); 2];
+                for (i, (p, part)) in p.iter_mut().zip(&mut part).enumerate() {
+                    if key + i < n {
+                        let x = V::load(scores.add((key + i) * nr)).sub(now);
+                        *p = if BF16 { exp2_short_lanes(x) } else { exp2_lanes(x) };
+                        *part = part.add(*p);
+                        if !BF16 {
+                            p.store(scores.add((key + i) * nr));
+                        }
                     }
-                    // Its row was read before.
-                    p.pair_bf16(other).store(scores.add(key / 2 * nr));
                 }
-            } else {
-                for key in 0..n {
-                    let s = scores.add(key * nr);
-                    let p = exp2_lanes(V::load(s).sub(now));
-                    p.store(s);
-                    part[key % 2] = part[key % 2].add(p);
+                if BF16 {
+                    // Its rows were read before.
+                    p[0].pair_bf16(p[1]).store(scores.add(key / 2 * nr));
                 }
             }
             let part = part[0].add(part[1]);
@@ -460,17 +475,15 @@ unsafe fn attend_on<V: Words, const BF16: bool, const TILES: bool>(
         }
         if TILES {
             scores[n.div_ceil(2) * nr..keys * nr].fill(0.0);
-            return tiles_of(dim, keys, v, scores, sum, !first);
+            return amx(dim, keys, v, scores, sum, !first);
         }
         if let Some(seen) = seen {
             hide(scores, nr, seen, 0.0);
         }
-        let tiles = dim.div_ceil(tall);
-        for i in 0..tiles {
-            let (start, end) = tile(dim, tiles, i);
-            let to = sum.as_mut_ptr().add(start * nr);
-            let v = v.as_ptr().add(start * keys);
-            multiply::<V, BF16>(end - start, depth, v, scores.as_ptr(), to, !first);
+        for run in runs(dim) {
+            let to = sum.as_mut_ptr().add(run.start * nr);
+            let v = v.as_ptr().add(run.start * keys);
+            multiply::<V, BF16, false>(run, depth, keys, v, scores.as_ptr(), to, !first, &mut high);
         }
     }
 }
@@ -479,7 +492,7 @@ unsafe fn attend_on<V: Words, const BF16: bool, const TILES: bool>(
 ///
 /// # Safety
 /// There must be AMX.
-unsafe fn tiles_of(rows: usize, words: usize, a: &[f32], b: &[f32], to: &mut [f32], more: bool) {
+unsafe fn amx(rows: usize, words: usize, a: &[f32], b: &[f32], to: &mut [f32], more: bool) {
     #[cfg(target_arch = "x86_64")]
     {
         use crate::amx::{COLUMNS, Kind, Product, ROWS, SIDE, multiply};
@@ -504,6 +517,29 @@ unsafe fn tiles_of(rows: usize, words: usize, a: &[f32], b: &[f32], to: &mut [f3
     unreachable!("{rows} {words} {more} {:?}", (a, b, to))
 }
 
+/// The highest of `n` vectors `stride` apart, one at least.
+///
+/// # Safety
+/// They must be there.
+#[inline(always)]
+pub(super) unsafe fn highest<V: Words>(of: *const f32, stride: usize, n: usize) -> V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Four at a time, for each alone would wait for the one before; named by numbers that are known, or they would be in memory.
+        let mut high = [V::load(of); 4];
+        for group in 0..n / 4 {
+            let of = of.add(4 * group * stride);
+            for (i, high) in high.iter_mut().enumerate() {
+                *high = high.max(V::load(of.add(i * stride)));
+            }
+        }
+        for rest in n / 4 * 4..n {
+            high[0] = high[0].max(V::load(of.add(rest * stride)));
+        }
+        high[0].max(high[1]).max(high[2].max(high[3]))
+    }
+}
+
 /// Puts `value` where lane l does not see the key: beyond `seen + l`.
 fn hide(scores: &mut [f32], nr: usize, seen: isize, value: f32) {
     for (key, row) in scores.chunks_exact_mut(nr).enumerate() {
@@ -512,63 +548,82 @@ fn hide(scores: &mut [f32], nr: usize, seen: isize, value: f32) {
     }
 }
 
-/// `to[r][..] = or += Σₖ a[k][r] · b[k][..]` of values or words of two bf16; rows of `b` and `to` are two vectors wide.
+/// `to[r][..] = or += Σₖ a[k][r] · b[k][..]` of values or words of two bf16, for each tile of a run; rows of `b` and `to` are two
+/// vectors wide, tiles of `a` have `long` rows. With `HIGH` the results are compared with `high`, which gets the higher ones.
 ///
 /// # Safety
-/// `depth · height` values of `a`, `depth` rows of `b` and `height` rows of `to` must be there.
+/// Of each tile, `long · height` values of `a` and `height` rows of `to` must be there, and `depth` rows of `b`, at most `long`.
+#[allow(clippy::too_many_arguments)]
 #[inline(always)]
-unsafe fn multiply<V: Words, const BF16: bool>(
-    height: usize,
+unsafe fn multiply<V: Words, const BF16: bool, const HIGH: bool>(
+    run: Run,
     depth: usize,
+    long: usize,
     a: *const f32,
     b: *const f32,
     to: *mut f32,
     add: bool,
+    high: &mut [V; 2],
 ) {
-    macro_rules! tile {
+    macro_rules! tiles {
         ($($n:literal)*) => {
-            match height {
+            match run.height {
+                _ if run.count == 0 => {}
                 // SAFETY: the caller's promises.
-                $($n if $n <= tile_rows(V::LEVEL) => unsafe { tile_of::<V, BF16, $n>(depth, a, b, to, add) },)*
+                $($n if $n <= tile_rows(V::LEVEL) => unsafe {
+                    multiply_tiles::<V, BF16, HIGH, $n>(run.count, depth, long, a, b, to, add, high)
+                },)*
                 _ => unreachable!("a tile has at most {} rows", tile_rows(V::LEVEL)),
             }
         };
     }
-    tile!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    tiles!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
 }
 
+#[allow(clippy::too_many_arguments)]
 #[inline(always)]
-unsafe fn tile_of<V: Words, const BF16: bool, const ROWS: usize>(
+unsafe fn multiply_tiles<V: Words, const BF16: bool, const HIGH: bool, const ROWS: usize>(
+    count: usize,
     depth: usize,
+    long: usize,
     mut a: *const f32,
-    mut b: *const f32,
-    to: *mut f32,
+    b: *const f32,
+    mut to: *mut f32,
     add: bool,
+    high: &mut [V; 2],
 ) {
     // SAFETY: the caller's promises of memory; a level's function is only reached where it was detected.
     unsafe {
-        let mut sum = [[V::splat(0.0); 2]; ROWS];
-        for _ in 0..depth {
-            let right = [V::load(b), V::load(b.add(V::WIDTH))];
-            for (r, sum) in sum.iter_mut().enumerate() {
-                let left = V::splat(*a.add(r));
-                if BF16 {
-                    sum[0] = sum[0].dot_bf16(left, right[0]);
-                    sum[1] = sum[1].dot_bf16(left, right[1]);
-                } else {
-                    sum[0] = left.mul_add(right[0], sum[0]);
-                    sum[1] = left.mul_add(right[1], sum[1]);
+        for _ in 0..count {
+            let mut sum = [[V::splat(0.0); 2]; ROWS];
+            let (mut left, mut b) = (a, b);
+            for _ in 0..depth {
+                let right = [V::load(b), V::load(b.add(V::WIDTH))];
+                for (r, sum) in sum.iter_mut().enumerate() {
+                    let left = V::splat(*left.add(r));
+                    if BF16 {
+                        sum[0] = sum[0].dot_bf16(left, right[0]);
+                        sum[1] = sum[1].dot_bf16(left, right[1]);
+                    } else {
+                        sum[0] = left.mul_add(right[0], sum[0]);
+                        sum[1] = left.mul_add(right[1], sum[1]);
+                    }
+                }
+                left = left.add(ROWS);
+                b = b.add(2 * V::WIDTH);
+            }
+            for (r, sum) in sum.iter().enumerate() {
+                for (h, sum) in sum.iter().enumerate() {
+                    let to = to.add((2 * r + h) * V::WIDTH);
+                    let sum = if add { V::load(to).add(*sum) } else { *sum };
+                    sum.store(to);
+                    if HIGH {
+                        high[h] = high[h].max(sum);
+                    }
                 }
             }
-            a = a.add(ROWS);
-            b = b.add(2 * V::WIDTH);
-        }
-        for (r, sum) in sum.iter().enumerate() {
-            for (h, sum) in sum.iter().enumerate() {
-                let to = to.add((2 * r + h) * V::WIDTH);
-                let sum = if add { V::load(to).add(*sum) } else { *sum };
-                sum.store(to);
-            }
+            a = a.add(ROWS * long);
+            to = to.add(2 * ROWS * V::WIDTH);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! to the highest score that the query has in this block, so that a peak elsewhere does not cost them their digits; values
 //! have a factor for each channel of a block. All sums are exact in i32.
 
-use super::block::{WIDEST, tile};
+use super::block::{Run, WIDEST, runs, tiles};
 use crate::act::{exp2_lanes, exp2_short_lanes};
 use crate::buffer::Buffer;
 use crate::gemm::{ZERO, factor, inverse, pack_int8};
@@ -53,10 +53,9 @@ pub(super) fn pack_keys(
         centre(&from[k * stride..][..dim], mean, to);
     }
     let factor = factor(&centred);
-    let (words, tiles) = (dim.div_ceil(4), n.div_ceil(tile_rows(level())));
+    let words = dim.div_ceil(4);
     let factors = vec![factor; tile_rows(level())];
-    for i in 0..tiles {
-        let (start, end) = tile(n, tiles, i);
+    for (start, end) in tiles(n) {
         let row = |r| &centred[(start + r) * dim..][..dim];
         pack_int8(end - start, dim, &factors[..end - start], &mut to[start * words..end * words], row);
     }
@@ -85,14 +84,13 @@ per_level! {
         }
         let inverses: Vec<f32> = factors.iter().map(|f| inverse(*f)).collect();
         let zeros = vec![0f32; dim];
-        let (words, tiles) = (n.div_ceil(4), dim.div_ceil(tile_rows(level())));
+        let words = n.div_ceil(4);
         for w in 0..words {
             let [a, b, c, d] = [0, 1, 2, 3].map(|i| match 4 * w + i < n {
                 true => &from[(4 * w + i) * stride..][..dim],
                 false => &zeros[..],
             });
-            for i in 0..tiles {
-                let (start, end) = tile(dim, tiles, i);
+            for (start, end) in tiles(dim) {
                 let to = &mut to[start * words + w * (end - start)..][..end - start];
                 let (a, b, c, d) = (&a[start..end], &b[start..end], &c[start..end], &d[start..end]);
                 for (j, (to, by)) in to.iter_mut().zip(&inverses[start..end]).enumerate() {
@@ -186,29 +184,24 @@ unsafe fn attend_on<V: Words>(
     total: &mut [f32],
 ) {
     let n = keys.n;
-    let (nr, tall, scores) = (2 * V::WIDTH, tile_rows(V::LEVEL), &mut scores[..n * 2 * V::WIDTH]);
+    let (nr, scores) = (2 * V::WIDTH, &mut scores[..n * 2 * V::WIDTH]);
     let (channels, words) = (dim.div_ceil(4), n.div_ceil(4));
     // SAFETY: the lengths are the caller's promise; tiles cover n or dim rows exactly.
     unsafe {
-        let tiles = n.div_ceil(tall);
-        for i in 0..tiles {
-            let (start, end) = tile(n, tiles, i);
-            let to = scores.as_mut_ptr().add(start * nr);
-            let k = keys.k.as_ptr().add(start * channels);
-            score::<V>(end - start, channels, k, q.as_ptr(), by.zeros.as_ptr(), to);
-        }
         let zero = V::splat(0.0);
+        let mut high = [V::splat(f32::MIN); 2];
+        for run in runs(n) {
+            let to = scores.as_mut_ptr().add(run.start * nr);
+            let k = keys.k.as_ptr().add(run.start * channels);
+            score::<V>(run, channels, k, q.as_ptr(), by.zeros.as_ptr(), to, &mut high);
+        }
         // What this block, and what the sums so far are multiplied by.
         let (mut weight, mut fade) = ([zero; 2], [zero; 2]);
         for i in 0..2 {
             let h = i * V::WIDTH;
             let scores = scores.as_mut_ptr().add(h);
             let by = V::load(by.factors.as_ptr().add(h)).mul(V::splat(keys.key_factor));
-            let mut high = [V::load(scores); 4];
-            for key in 1..n {
-                high[key % 4] = high[key % 4].max(V::load(scores.add(key * nr)));
-            }
-            let here = high[0].max(high[1]).max(high[2].max(high[3])).mul(by);
+            let here = high[i].mul(by);
             let lift = here.same(HIGHEST).sub(here);
             let mut part = zero;
             for w in 0..words {
@@ -236,24 +229,24 @@ unsafe fn attend_on<V: Words>(
             }
             all.store(total);
         }
-        let tiles = dim.div_ceil(tall);
-        for i in 0..tiles {
-            let (start, end) = tile(dim, tiles, i);
-            let to = sum.as_mut_ptr().add(start * nr);
-            let (v, factors) = (keys.v.as_ptr().add(start * words), keys.value_factors.as_ptr().add(start));
-            values::<V>(end - start, words, v, scores.as_ptr(), factors, weight, fade, first, to);
+        for run in runs(dim) {
+            let to = sum.as_mut_ptr().add(run.start * nr);
+            let (v, factors) =
+                (keys.v.as_ptr().add(run.start * words), keys.value_factors.as_ptr().add(run.start));
+            values::<V>(run, words, v, scores.as_ptr(), factors, weight, fade, first, to);
         }
     }
 }
 
-/// Calls `$of::<V, height>($args)`.
-macro_rules! tile_of {
-    ($of:ident $height:ident ($($arg:expr),*)) => {
-        tile_of!($of $height ($($arg),*) 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+/// Calls `$of::<V, height>($run.count, $args)` for tiles of a run.
+macro_rules! tiles_of {
+    ($of:ident $run:ident ($($arg:expr),*)) => {
+        tiles_of!($of $run ($run.count $(, $arg)*) 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
     };
-    ($of:ident $height:ident $args:tt $($n:literal)*) => {
-        match $height {
-            $($n if $n <= tile_rows(V::LEVEL) => tile_of!(@ $of $n $args),)*
+    ($of:ident $run:ident $args:tt $($n:literal)*) => {
+        match $run.height {
+            _ if $run.count == 0 => {}
+            $($n if $n <= tile_rows(V::LEVEL) => tiles_of!(@ $of $n $args),)*
             _ => unreachable!("a tile has at most {} rows", tile_rows(V::LEVEL)),
         }
     };
@@ -263,59 +256,71 @@ macro_rules! tile_of {
     };
 }
 
-/// `to[r][..] = zeros[..] + Σ a[w][r] · b[w][..]` over words of four bytes, `a` unsigned, as f32.
+/// `to[r][..] = zeros[..] + Σ a[w][r] · b[w][..]` over words of four bytes, `a` unsigned, as f32, for each tile of a run; `high`
+/// gets what is higher.
 ///
 /// # Safety
-/// `depth · height` words of `a`, `depth` rows of `b` and `height` rows of `to` must be there.
+/// Of each tile, `depth · height` words of `a` and `height` rows of `to` must be there, and `depth` rows of `b`.
 #[inline(always)]
 unsafe fn score<V: Words>(
-    height: usize,
+    run: Run,
     depth: usize,
     a: *const f32,
     b: *const f32,
     zeros: *const f32,
     to: *mut f32,
+    high: &mut [V; 2],
 ) {
-    tile_of!(score_of height (depth, a, b, zeros, to))
+    tiles_of!(score_tiles run (depth, a, b, zeros, to, high))
 }
 
+#[allow(clippy::too_many_arguments)]
 #[inline(always)]
-unsafe fn score_of<V: Words, const ROWS: usize>(
+unsafe fn score_tiles<V: Words, const ROWS: usize>(
+    count: usize,
     depth: usize,
     mut a: *const f32,
-    mut b: *const f32,
+    b: *const f32,
     zeros: *const f32,
-    to: *mut f32,
+    mut to: *mut f32,
+    high: &mut [V; 2],
 ) {
     // SAFETY: the caller's promises of memory; a level's function is only reached where it was detected.
     unsafe {
-        let mut sum = [[V::load(zeros), V::load(zeros.add(V::WIDTH))]; ROWS];
-        for _ in 0..depth {
-            let right = [V::load(b), V::load(b.add(V::WIDTH))];
-            for (r, sum) in sum.iter_mut().enumerate() {
-                let left = V::splat(*a.add(r));
-                sum[0] = sum[0].dot_u8(left, right[0]);
-                sum[1] = sum[1].dot_u8(left, right[1]);
+        for _ in 0..count {
+            let mut sum = [[V::load(zeros), V::load(zeros.add(V::WIDTH))]; ROWS];
+            let mut b = b;
+            for _ in 0..depth {
+                let right = [V::load(b), V::load(b.add(V::WIDTH))];
+                for (r, sum) in sum.iter_mut().enumerate() {
+                    let left = V::splat(*a.add(r));
+                    sum[0] = sum[0].dot_u8(left, right[0]);
+                    sum[1] = sum[1].dot_u8(left, right[1]);
+                }
+                a = a.add(ROWS);
+                b = b.add(2 * V::WIDTH);
             }
-            a = a.add(ROWS);
-            b = b.add(2 * V::WIDTH);
-        }
-        for (r, sum) in sum.iter().enumerate() {
-            for (h, sum) in sum.iter().enumerate() {
-                sum.whole_to_f32().store(to.add((2 * r + h) * V::WIDTH));
+            for (r, sum) in sum.iter().enumerate() {
+                for (h, sum) in sum.iter().enumerate() {
+                    let score = sum.whole_to_f32();
+                    score.store(to.add((2 * r + h) * V::WIDTH));
+                    high[h] = high[h].max(score);
+                }
             }
+            to = to.add(2 * ROWS * V::WIDTH);
         }
     }
 }
 
-/// `to[r][..] = to[r][..] · fade + weight · factors[r] · Σ a[w][r] · b[w][..]` over words of four bytes, `b` unsigned.
+/// `to[r][..] = to[r][..] · fade + weight · factors[r] · Σ a[w][r] · b[w][..]` over words of four bytes, `b` unsigned, for each
+/// tile of a run.
 ///
 /// # Safety
-/// As [`score`], and `height` factors.
+/// As [`score`], and a factor for each row.
 #[allow(clippy::too_many_arguments)]
 #[inline(always)]
 unsafe fn values<V: Words>(
-    height: usize,
+    run: Run,
     depth: usize,
     a: *const f32,
     b: *const f32,
@@ -325,50 +330,56 @@ unsafe fn values<V: Words>(
     first: bool,
     to: *mut f32,
 ) {
-    tile_of!(values_of height (depth, a, b, factors, weight, fade, first, to))
+    tiles_of!(values_tiles run (depth, a, b, factors, weight, fade, first, to))
 }
 
 #[allow(clippy::too_many_arguments)]
 #[inline(always)]
-unsafe fn values_of<V: Words, const ROWS: usize>(
+unsafe fn values_tiles<V: Words, const ROWS: usize>(
+    count: usize,
     depth: usize,
     mut a: *const f32,
-    mut b: *const f32,
-    factors: *const f32,
+    b: *const f32,
+    mut factors: *const f32,
     weight: [V; 2],
     fade: [V; 2],
     first: bool,
-    to: *mut f32,
+    mut to: *mut f32,
 ) {
     const MOST_SUMS: usize = 14 * 32;
     // SAFETY: the caller's promises of memory; a level's function is only reached where it was detected.
     unsafe {
-        let mut sum = [[V::splat(0.0); 2]; ROWS];
-        for _ in 0..depth {
-            let right = [V::load(b), V::load(b.add(V::WIDTH))];
-            for (r, sum) in sum.iter_mut().enumerate() {
-                let left = V::splat(*a.add(r));
-                sum[0] = sum[0].dot_u8(right[0], left);
-                sum[1] = sum[1].dot_u8(right[1], left);
-            }
-            a = a.add(ROWS);
-            b = b.add(2 * V::WIDTH);
-        }
-        // By way of memory: a longer end would keep the sums there during the loop above.
         let mut whole = [0f32; MOST_SUMS];
-        for (r, sum) in sum.iter().enumerate() {
-            for (h, sum) in sum.iter().enumerate() {
-                sum.store(whole.as_mut_ptr().add((2 * r + h) * V::WIDTH));
+        for _ in 0..count {
+            let mut sum = [[V::splat(0.0); 2]; ROWS];
+            let mut b = b;
+            for _ in 0..depth {
+                let right = [V::load(b), V::load(b.add(V::WIDTH))];
+                for (r, sum) in sum.iter_mut().enumerate() {
+                    let left = V::splat(*a.add(r));
+                    sum[0] = sum[0].dot_u8(right[0], left);
+                    sum[1] = sum[1].dot_u8(right[1], left);
+                }
+                a = a.add(ROWS);
+                b = b.add(2 * V::WIDTH);
             }
-        }
-        for r in 0..ROWS {
-            let factor = V::splat(*factors.add(r));
-            for h in 0..2 {
-                let at = (2 * r + h) * V::WIDTH;
-                let sum = V::load(whole.as_ptr().add(at)).whole_to_f32().mul(factor.mul(weight[h]));
-                let sum = if first { sum } else { V::load(to.add(at)).mul_add(fade[h], sum) };
-                sum.store(to.add(at));
+            // By way of memory: a longer end would keep the sums there during the loop above.
+            for (r, sum) in sum.iter().enumerate() {
+                for (h, sum) in sum.iter().enumerate() {
+                    sum.store(whole.as_mut_ptr().add((2 * r + h) * V::WIDTH));
+                }
             }
+            for r in 0..ROWS {
+                let factor = V::splat(*factors.add(r));
+                for h in 0..2 {
+                    let at = (2 * r + h) * V::WIDTH;
+                    let sum = V::load(whole.as_ptr().add(at)).whole_to_f32().mul(factor.mul(weight[h]));
+                    let sum = if first { sum } else { V::load(to.add(at)).mul_add(fade[h], sum) };
+                    sum.store(to.add(at));
+                }
+            }
+            factors = factors.add(ROWS);
+            to = to.add(2 * ROWS * V::WIDTH);
         }
     }
 }
