@@ -30,7 +30,7 @@ use gather::{Strip, input};
 pub(super) use packed::Packed;
 use scatter::finish;
 use std::ops::Range;
-use tile::CHUNK;
+use tile::{CHUNK, Tiles};
 use transforms::{Algorithm, F2, F4};
 use whole::Bytes;
 
@@ -383,36 +383,31 @@ fn products(
                     }
                 }
             }
+            let chunk = t.mr * t.chunk();
             for p in 0..products {
-                for block in rows.clone() {
-                    let row = block * t.mr;
-                    let height = t.mr.min(tiles - row);
-                    let at = p * left.plane + (block * t.chunks + c) * t.mr * t.chunk();
-                    let a = left.words[at..][..chunks * t.mr * t.chunk()].as_ptr();
-                    let next = a.wrapping_add(t.chunks * t.mr * t.chunk());
+                let b = filters[p * plane..][..chunks * t.chunk() * nr].as_ptr();
+                // Tiles of full height, and maybe one that is lower.
+                let (full, rest) = (count / t.mr, count % t.mr);
+                for (first, number, height) in [(0, full, t.mr), (full, 1, rest)] {
+                    if number * height == 0 {
+                        continue;
+                    }
+                    let (block, row) = (rows.start + first, first * t.mr);
+                    let apart = t.chunks * chunk;
+                    let at = p * left.plane + block * apart + c * chunk;
+                    let a = left.words[at..][..(number - 1) * apart + chunks * chunk].as_ptr();
                     let to =
-                        &mut sums[((row - from) * products + p) * nr..][..(height - 1) * products * nr + nr];
+                        &mut sums[(row * products + p) * nr..][..(number * height - 1) * products * nr + nr];
                     let (to, stride) = (to.as_mut_ptr(), products * nr);
-                    let b = filters[p * plane..][..chunks * t.chunk() * nr].as_ptr();
+                    let of = Tiles { count: number, height, a, apart, chunks, to, stride, add: c > 0 };
                     // SAFETY: the slices have what the kernels read and write.
                     unsafe {
                         match t.format {
-                            Format::F32 => tile::multiply(height, chunks, a, next, b, to, stride, c > 0),
+                            Format::F32 => tile::multiply(&of, b),
                             Format::I16 | Format::Whole => {
                                 let columns = filters[plane * products + p * nr..][..nr].as_ptr();
-                                let rows = left.factors[p * left.factor_plane + row..][..height].as_ptr();
-                                tile::multiply_i16(
-                                    height,
-                                    chunks,
-                                    a,
-                                    next,
-                                    b,
-                                    to,
-                                    stride,
-                                    c > 0,
-                                    rows,
-                                    columns,
-                                );
+                                let factors = &left.factors[p * left.factor_plane + from + row..];
+                                tile::multiply_i16(&of, b, factors[..number * height].as_ptr(), columns);
                             }
                         }
                     }
