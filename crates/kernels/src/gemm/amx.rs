@@ -11,7 +11,7 @@ use crate::amx::{COLUMNS, Kind, Product, multiply};
 /// The level must be in use.
 unsafe fn product(
     kind: Kind,
-    (rows, kc): (usize, usize),
+    (rows, kc, _): (usize, usize, usize),
     (block, panel): (&[f32], &[f32]),
     sums: &mut [f32],
     more: bool,
@@ -48,7 +48,7 @@ unsafe fn product(
 /// # Safety
 /// The level must be in use.
 pub(super) unsafe fn bf16(
-    size: (usize, usize),
+    size: (usize, usize, usize),
     operands: (&[f32], &[f32]),
     sums: &mut [f32],
     more: bool,
@@ -64,7 +64,7 @@ pub(super) unsafe fn bf16(
 /// # Safety
 /// The level must be in use.
 pub(super) unsafe fn int8(
-    size: (usize, usize),
+    size: (usize, usize, usize),
     operands: (&[f32], &[f32]),
     sums: &mut [f32],
     more: bool,

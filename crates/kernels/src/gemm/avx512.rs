@@ -1,7 +1,7 @@
 //! Micro-kernels for AVX-512: a tile of up to 14 × 32, two vectors wide.
 
 use super::LINE;
-use super::finish::{Known, Tile, gate_rows, keep_rows};
+use super::finish::{Common, Known, Tile, gate_rows, keep_rows};
 use super::pack::ZERO;
 use super::work::Soon;
 use crate::lanes::Avx512;
@@ -70,7 +70,7 @@ macro_rules! kernel {
         /// The machine must have the features of the kernel.
         #[target_feature(enable = $features)]
         pub(in crate::gemm) unsafe fn $name(
-            (rows, kc): (usize, usize),
+            (rows, kc, tiles): (usize, usize, usize),
             (block, panel): (&[f32], &[f32]),
             sums: &mut [f32],
             more: bool,
@@ -79,37 +79,62 @@ macro_rules! kernel {
         ) -> bool {
             #[target_feature(enable = $features)]
             #[inline]
-            unsafe fn tile_of<const MR: usize>(
-                kc: usize,
-                a: *const f32,
-                mut b: *const f32,
+            unsafe fn tiles_of<const MR: usize>(
+                (kc, tiles): (usize, usize),
+                (a, apart): (*const f32, usize),
+                b: *const f32,
                 t: *mut f32,
                 more: bool,
                 soon: &Soon,
                 last: Option<&Tile>,
             ) -> bool {
                 let rows = soon.rows.min(kc);
-                (rows..soon.rows).for_each(|r| soon.row(r));
-                // SAFETY: the caller checked that MR rows of kc words in whole lines, kc · NR and MR · NR words are there.
+                let known = match last {
+                    // Only whole tiles: the others would be as many copies of it.
+                    Some(tile) if MR == 14 => Known::of::<Avx512<true>>(tile, MR * tiles, $quantised),
+                    _ => Known::Other,
+                };
+                let known = if known == Known::Keep && kc - rows < TAIL { Known::Other } else { known };
+                // SAFETY: the caller checked that MR rows of kc words in whole lines are there for each tile, kc · NR words, and
+                // MR · NR for each tile; what is known is whole.
+                unsafe {
+                    let common = match (known, last) {
+                        (Known::Keep | Known::Gate, Some(tile)) => Some(Common::of::<true>(tile)),
+                        _ => None,
+                    };
+                    for i in 0..tiles {
+                        let tile = (a.add(i * apart), t.add(i * MR * NR));
+                        tile_of::<MR>((kc, rows), tile, b, more, (soon, i), (known, common.as_ref()));
+                    }
+                    common.is_some()
+                }
+            }
+            #[target_feature(enable = $features)]
+            #[inline]
+            unsafe fn tile_of<const MR: usize>(
+                (kc, rows): (usize, usize),
+                (a, t): (*const f32, *mut f32),
+                mut b: *const f32,
+                more: bool,
+                (soon, i): (&Soon, usize),
+                (known, common): (Known, Option<&Common<Avx512<true>>>),
+            ) {
+                (rows..soon.rows).for_each(|r| soon.row(i * MR + r));
+                // SAFETY: the caller's promises.
                 unsafe {
                     let mut sum = [[_mm512_setzero_ps(); 2]; MR];
                     let mut w = 0;
                     // A row or a line for each word: a processor waits for only so many at a time. What is left over comes late.
                     for r in 0..rows {
-                        soon.row(r);
+                        soon.row(i * MR + r);
                         step!(sum, a, b, w, MR, $fma, $parts);
                     }
-                    // Only whole tiles: the others would be as many copies of it.
-                    let known = match last {
-                        Some(tile) if MR == 14 => Known::of::<Avx512<true>>(tile, MR, $quantised),
-                        _ => Known::Other,
-                    };
-                    let tail = if known == Known::Keep { TAIL.min(kc - rows) } else { 0 };
+                    let tail = if known == Known::Keep { TAIL } else { 0 };
                     let mut left = kc - rows - tail;
                     for run in soon.runs {
                         let lines = run.lines.min(left);
                         for l in 0..lines {
-                            run.soon(l);
+                            run.soon(i * run.lines + l);
                             step!(sum, a, b, w, MR, $fma, $parts);
                         }
                         left -= lines;
@@ -125,9 +150,9 @@ macro_rules! kernel {
                             sum
                         }
                     };
-                    match (known, last) {
+                    match (known, common) {
                         // The last words row by row: while a row is finished, the next ones are multiplied.
-                        (Known::Keep, Some(tile)) if tail == TAIL => {
+                        (Known::Keep, Some(common)) => {
                             let row = |r: usize| {
                                 let mut sum = sum[r];
                                 for i in 0..TAIL {
@@ -140,21 +165,16 @@ macro_rules! kernel {
                                 let sum = before(r, sum);
                                 [Avx512::<true>(sum[0]), Avx512(sum[1])]
                             };
-                            keep_rows::<_, MR, $quantised>(row, tile);
-                            return true;
+                            return keep_rows::<_, MR, $quantised>(row, common, i * MR);
                         }
-                        (Known::Gate, Some(tile)) => {
+                        (Known::Gate, Some(common)) => {
                             let row = |r: usize| {
                                 let sum = before(r, sum[r]);
                                 [Avx512::<true>(sum[0]), Avx512(sum[1])]
                             };
-                            gate_rows::<_, MR, $quantised>(row, tile);
-                            return true;
+                            return gate_rows::<_, MR, $quantised>(row, common, i * MR);
                         }
                         _ => {}
-                    }
-                    for _ in 0..tail {
-                        step!(sum, a, b, w, MR, $fma, $parts);
                     }
                     for (r, sum) in sum.iter_mut().enumerate() {
                         *sum = before(r, *sum);
@@ -164,29 +184,29 @@ macro_rules! kernel {
                             _mm512_storeu_ps(t.add(r * NR + half * NR / 2), *sum);
                         }
                     }
-                    false
                 }
             }
             let words = kc * $parts.len();
-            assert!(block.len() >= rows * words.next_multiple_of(LINE) && panel.len() >= kc * NR && sums.len() >= rows * NR);
+            let apart = block.len() / tiles;
+            assert!(apart >= rows * words.next_multiple_of(LINE) && panel.len() >= kc * NR && sums.len() >= tiles * rows * NR);
             let (a, b, t) = (block.as_ptr(), panel.as_ptr(), sums.as_mut_ptr());
             // SAFETY: the lengths were checked above for this number of rows.
             unsafe {
                 match rows {
-                    1 => tile_of::<1>(kc, a, b, t, more, soon, last),
-                    2 => tile_of::<2>(kc, a, b, t, more, soon, last),
-                    3 => tile_of::<3>(kc, a, b, t, more, soon, last),
-                    4 => tile_of::<4>(kc, a, b, t, more, soon, last),
-                    5 => tile_of::<5>(kc, a, b, t, more, soon, last),
-                    6 => tile_of::<6>(kc, a, b, t, more, soon, last),
-                    7 => tile_of::<7>(kc, a, b, t, more, soon, last),
-                    8 => tile_of::<8>(kc, a, b, t, more, soon, last),
-                    9 => tile_of::<9>(kc, a, b, t, more, soon, last),
-                    10 => tile_of::<10>(kc, a, b, t, more, soon, last),
-                    11 => tile_of::<11>(kc, a, b, t, more, soon, last),
-                    12 => tile_of::<12>(kc, a, b, t, more, soon, last),
-                    13 => tile_of::<13>(kc, a, b, t, more, soon, last),
-                    14 => tile_of::<14>(kc, a, b, t, more, soon, last),
+                    1 => tiles_of::<1>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    2 => tiles_of::<2>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    3 => tiles_of::<3>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    4 => tiles_of::<4>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    5 => tiles_of::<5>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    6 => tiles_of::<6>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    7 => tiles_of::<7>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    8 => tiles_of::<8>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    9 => tiles_of::<9>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    10 => tiles_of::<10>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    11 => tiles_of::<11>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    12 => tiles_of::<12>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    13 => tiles_of::<13>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    14 => tiles_of::<14>((kc, tiles), (a, apart), b, t, more, soon, last),
                     _ => unreachable!("a tile has at most 14 rows"),
                 }
             }

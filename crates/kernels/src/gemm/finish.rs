@@ -111,7 +111,7 @@ pub(super) enum Known {
 }
 
 impl Known {
-    /// Of a tile with so many rows; `quantised` says what the sums are.
+    /// Of tiles with so many rows in all; `quantised` says what the sums are.
     #[inline(always)]
     pub fn of<V: Words>(tile: &Tile, rows: usize, quantised: bool) -> Self {
         let Place { epilogue, width, narrow, .. } = tile.place;
@@ -127,21 +127,22 @@ impl Known {
 }
 
 /// Finishes the sums of a tile of [`Known::Keep`] while they are in registers, `sums(r)` for each row in turn, and writes them: the
-/// same bits as [`finish`].
+/// same bits as [`finish`]. The tile's rows begin at the `first` of those that `common` was made for.
 ///
 /// # Safety
 /// As [`finish`]; the machine must have the level.
 #[inline(always)]
 pub(super) unsafe fn keep_rows<V: Words, const ROWS: usize, const QUANTISED: bool>(
     sums: impl FnMut(usize) -> [V; 2],
-    tile: &Tile,
+    common: &Common<V>,
+    first: usize,
 ) {
     // SAFETY: the caller's promises, and the tile is as wide as asked for.
     unsafe {
-        if tile.place.epilogue.residual.is_some() {
-            all::<V, Keep, ROWS, QUANTISED, true>(sums, tile);
+        if common.adds {
+            all::<V, Keep, ROWS, QUANTISED, true>(sums, common, first);
         } else {
-            all::<V, Keep, ROWS, QUANTISED, false>(sums, tile);
+            all::<V, Keep, ROWS, QUANTISED, false>(sums, common, first);
         }
     }
 }
@@ -153,10 +154,11 @@ pub(super) unsafe fn keep_rows<V: Words, const ROWS: usize, const QUANTISED: boo
 #[inline(always)]
 pub(super) unsafe fn gate_rows<V: Words, const ROWS: usize, const QUANTISED: bool>(
     sums: impl FnMut(usize) -> [V; 2],
-    tile: &Tile,
+    common: &Common<V>,
+    first: usize,
 ) {
     // SAFETY: as above.
-    unsafe { all::<V, ShortGate, ROWS, QUANTISED, false>(sums, tile) };
+    unsafe { all::<V, ShortGate, ROWS, QUANTISED, false>(sums, common, first) };
 }
 
 /// A function of two vectors of columns, or of values and their gates: the first result counts.
@@ -186,8 +188,9 @@ function!(QuickGelu, false, x => [quick_gelu_lanes(x[0]), quick_gelu_lanes(x[1])
 function!(Gate, true, x => [x[0].mul(gelu_lanes(x[1])), x[1]]);
 function!(ShortGate, true, x => [x[0].mul(gelu_short_lanes(x[1])), x[1]]);
 
-/// What all rows of a tile have in common: two vectors of columns, or one of values and one of their gates.
-struct Common<V> {
+/// What all rows of a tile have in common, or of tiles below each other: two vectors of columns, or one of values and one of their
+/// gates.
+pub(super) struct Common<V> {
     /// Factors of quantised columns, and what their sums hold too much.
     by: [V; 2],
     zeros: [V; 2],
@@ -195,6 +198,11 @@ struct Common<V> {
     /// The part of the output that the tile is in, and of what is added to it.
     out: *mut f32,
     residual: *const f32,
+    adds: bool,
+    /// Columns of both.
+    stride: usize,
+    /// The factors of the rows.
+    factors: *const f32,
 }
 
 impl<V: Words> Common<V> {
@@ -203,8 +211,9 @@ impl<V: Words> Common<V> {
     /// # Safety
     /// The machine must have the level.
     #[inline(always)]
-    unsafe fn of<const WHOLE: bool>(tile: &Tile) -> Self {
-        let &Tile { place: &Place { epilogue, column, width, stride, out, .. }, row, tall, .. } = tile;
+    pub unsafe fn of<const WHOLE: bool>(tile: &Tile) -> Self {
+        let &Tile { place: &Place { epilogue, column, width, stride, out, .. }, row, tall, factors } = tile;
+        let factors = factors[..tall].as_ptr();
         let span = (tall - 1) * stride + width;
         let first = row * stride + column;
         let gate = epilogue.then == Then::Gate;
@@ -223,7 +232,8 @@ impl<V: Words> Common<V> {
                 }
             }
             let residual = epilogue.residual.map_or(&[][..], |all| &all[first..first + span]).as_ptr();
-            Common { by, zeros, bias, out: out.at(first, span), residual }
+            let adds = epilogue.residual.is_some();
+            Common { by, zeros, bias, out: out.at(first, span), residual, adds, stride, factors }
         }
     }
 
@@ -249,18 +259,21 @@ impl<V: Words> Common<V> {
 #[inline(always)]
 unsafe fn all<V: Words, F: Function, const ROWS: usize, const QUANTISED: bool, const RESIDUAL: bool>(
     mut sums: impl FnMut(usize) -> [V; 2],
-    tile: &Tile,
+    common: &Common<V>,
+    first: usize,
 ) {
-    assert!(ROWS <= 14 && tile.factors.len() >= ROWS);
+    const { assert!(ROWS <= 14) };
+    let stride = common.stride;
     // SAFETY: `Common` has checked that the rows are inside; the rest is as in `rows_of`.
     unsafe {
-        let common = Common::<V>::of::<true>(tile);
-        let (mut out, mut residual, stride) = (common.out, common.residual, tile.place.stride);
+        let factors = common.factors.add(first);
+        let mut out = common.out.wrapping_add(first * stride);
+        let mut residual = common.residual.wrapping_add(first * stride);
         // Written out, for the compiler leaves a loop of so much as one, and then the sums are not in registers.
         macro_rules! each {
             ($($r:literal)*) => {$(
                 if $r < ROWS {
-                    let factor = if QUANTISED { *tile.factors.get_unchecked($r) } else { 1.0 };
+                    let factor = if QUANTISED { *factors.add($r) } else { 1.0 };
                     let x = common.row::<F, QUANTISED>(sums($r), factor);
                     for (i, mut x) in x.into_iter().enumerate().take(if F::GATE { 1 } else { 2 }) {
                         if RESIDUAL {

@@ -313,8 +313,14 @@ fn columns() -> usize {
     level::tile_columns(level())
 }
 
-/// One register tile: see [`scalar`].
-type Micro = unsafe fn((usize, usize), (&[f32], &[f32]), &mut [f32], bool, &Soon, Option<&Tile>) -> bool;
+/// True if the micro-kernel of the level in use multiplies several whole tiles in one go, if they want the same lines fetched.
+fn goes_on(precision: Precision) -> bool {
+    level() == Level::Avx512 && tall(precision) == level::tile_rows(Level::Avx512)
+}
+
+/// Rows, words and number of register tiles below each other, one but for AVX-512: see [`scalar`].
+type Micro =
+    unsafe fn((usize, usize, usize), (&[f32], &[f32]), &mut [f32], bool, &Soon, Option<&Tile>) -> bool;
 
 /// The micro-kernel of the level in use.
 fn micro(precision: Precision) -> Micro {

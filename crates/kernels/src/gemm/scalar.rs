@@ -16,7 +16,7 @@ const MR: usize = 4;
 
 #[inline(always)]
 fn tile_of<S: Copy + Default>(
-    (rows, kc): (usize, usize),
+    (rows, kc, _): (usize, usize, usize),
     (block, panel): (&[f32], &[f32]),
     tile: &mut [f32],
     fma: impl Fn(S, u32, u32) -> S,
@@ -38,7 +38,7 @@ fn tile_of<S: Copy + Default>(
 
 /// Products of f32.
 pub(super) fn f32(
-    size: (usize, usize),
+    size: (usize, usize, usize),
     operands: (&[f32], &[f32]),
     sums: &mut [f32],
     more: bool,
@@ -53,7 +53,7 @@ pub(super) fn f32(
 /// Products of bf16, summed in f32: the upper of a word's two first, each with one rounding (what `vdpbf16ps` does,
 /// which also takes numbers below the normal range as zero).
 pub(super) fn bf16(
-    size: (usize, usize),
+    size: (usize, usize, usize),
     operands: (&[f32], &[f32]),
     sums: &mut [f32],
     more: bool,
@@ -68,7 +68,7 @@ pub(super) fn bf16(
 
 /// Products of unsigned bytes of A and signed bytes of B, summed exactly: the tile holds the bits of i32.
 pub(super) fn int8(
-    size: (usize, usize),
+    size: (usize, usize, usize),
     operands: (&[f32], &[f32]),
     sums: &mut [f32],
     more: bool,

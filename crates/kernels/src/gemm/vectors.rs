@@ -15,7 +15,7 @@ macro_rules! kernel {
         /// The machine must have the features of the kernel.
         #[target_feature(enable = $features)]
         pub(in crate::gemm) unsafe fn $name(
-            (rows, kc): (usize, usize),
+            (rows, kc, _): (usize, usize, usize),
             (block, panel): (&[f32], &[f32]),
             sums: &mut [f32],
             more: bool,

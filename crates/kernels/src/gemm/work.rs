@@ -3,7 +3,7 @@
 use super::finish::{Place, Tile, finish};
 use super::{
     Blocks, FAR_BYTES, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned,
-    columns, micro, tall, target,
+    columns, goes_on, micro, tall, target,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Session;
@@ -53,7 +53,7 @@ pub(super) fn split<L: Left, R: Right>(
         let part = cols.start + part.start..cols.start + part.end;
         // Taken out of the cell, so that a task stolen by this thread inside `each` finds it free.
         let mut scratch = SCRATCH.take();
-        serial(rows, part, most, blocks, a, b, targets, ready, &mut scratch);
+        serial(rows, part, blocks, a, b, targets, ready, &mut scratch);
         SCRATCH.set(scratch);
     });
     LEFT.set(left);
@@ -113,9 +113,8 @@ fn span(n: usize, unit: usize, parts: usize, p: usize) -> Range<usize> {
 /// with their factors, where they are.
 #[allow(clippy::too_many_arguments)]
 fn serial<L: Left, R: Right>(
-    all: Range<usize>,
+    rows: Range<usize>,
     cols: Range<usize>,
-    most: usize,
     blocks: &Blocks,
     a: &L,
     b: &R,
@@ -128,7 +127,7 @@ fn serial<L: Left, R: Right>(
     let _tiles = Session::begin();
     let words = blocks.room(L::PRECISION);
     let panel = aligned(pb, blocks.0.iter().copied().max().unwrap_or(0) * nr);
-    let height = most.min(all.len());
+    let height = rows.len();
     let own = if ready.is_some() { 0 } else { height };
     // The sums of tiles, the rows packed, and their factors.
     let wide = waiting(height);
@@ -136,70 +135,79 @@ fn serial<L: Left, R: Right>(
     let (packed, factors) = rest.split_at_mut(own * words);
     let micro = micro(L::PRECISION);
     let far = blocks.words() * cols.len() * 4 > FAR_BYTES;
-    for m0 in all.clone().step_by(most) {
-        let rows = m0..(m0 + most).min(all.end);
-        let tiles = rows.clone().step_by(mr);
-        if ready.is_none() {
-            let (packed, factors) = (Shared::new(packed), Shared::new(factors));
-            // SAFETY: only this thread has them.
-            tiles
-                .clone()
-                .for_each(|mt| unsafe { pack_tile(a, blocks, rows.clone(), mt, packed, factors, false) });
-        }
-        let (packed, factors) = ready.unwrap_or((packed, factors));
-        let next = a.source(rows.end..rows.end + most);
-        let products = cols.len().div_ceil(nr) * tiles.len() * blocks.0.len();
-        let lines = next.len().div_ceil(LINE).div_ceil(products);
-        let alone = blocks.0.len() == 1;
-        // Columns whose weights are fetched during each product; where these are few, packing does it.
-        let ahead = nr.div_ceil(tiles.len());
-        let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
-        let rows_follow = m0 + most < all.end;
-        let narrow = L::PRECISION != Precision::F32;
-        let mut of =
-            Block { rows, mr, deep: blocks.deepest(L::PRECISION), micro, packed, sums, factors, next };
-        for n0 in cols.clone().step_by(wide) {
-            let n1 = (n0 + wide).min(cols.end);
-            for (kb, k0, kc) in blocks.iter() {
-                let last = kb + 1 == blocks.0.len();
-                for nt in (n0..n1).step_by(nr) {
-                    let panel = match b.packed(nt, k0, kc) {
-                        Some(panel) => panel,
-                        None => {
-                            let panel = &mut panel[..kc * nr];
-                            b.pack(kb, nt, nr.min(n1 - nt), nr, ahead == 0, panel);
-                            panel
-                        }
-                    };
-                    // The panel after this one; after the last one comes the first again, for more rows.
-                    let later = if nt + nr < n1 {
-                        Some((kb, k0, nt + nr))
-                    } else if !last {
-                        Some((kb + 1, k0 + kc, n0))
-                    } else if n1 < cols.end {
-                        Some((0, 0, n1))
-                    } else {
-                        rows_follow.then_some((0, 0, cols.start))
-                    };
-                    let mut coming = later
-                        .filter(|_| far)
-                        .and_then(|(kb, k0, nt)| b.packed(nt, k0, blocks.0[kb]))
-                        .unwrap_or(&[]);
-                    let share = coming.len().div_ceil(tiles.len()).next_multiple_of(LINE);
-                    let place = targets[target(targets, nt)].place(nt, narrow);
-                    for (i, mt) in tiles.clone().enumerate() {
-                        let mut runs = [Run::default(); RUNS];
-                        runs[0] = Run::first_of(&mut of.next, lines * LINE);
-                        runs[1] = Run::first_of(&mut coming, share);
-                        if let (true, Some((kb, _, nt))) = (ahead > 0, later) {
-                            for (c, run) in (i * ahead..nr).zip(&mut runs[..ahead]) {
-                                *run = Run::of(b.source(kb, nt, c, nr));
-                            }
-                        }
-                        // Sums that wait for no other block take the same place again.
-                        let wait = if alone { 0 } else { (nt - n0) * of.rows.len() + (mt - m0) * nr };
-                        of.multiply((kb, kc), (kb > 0, last), panel, &place, mt, wait, &runs);
+    let tiles = rows.clone().step_by(mr);
+    if ready.is_none() {
+        let (packed, factors) = (Shared::new(packed), Shared::new(factors));
+        // SAFETY: only this thread has them.
+        tiles
+            .clone()
+            .for_each(|mt| unsafe { pack_tile(a, blocks, rows.clone(), mt, packed, factors, false) });
+    }
+    let (packed, factors) = ready.unwrap_or((packed, factors));
+    let next = a.source(rows.end..rows.end + rows.len());
+    let products = cols.len().div_ceil(nr) * tiles.len() * blocks.0.len();
+    let lines = next.len().div_ceil(LINE).div_ceil(products);
+    let alone = blocks.0.len() == 1;
+    // Columns whose weights are fetched during each product; where these are few, packing does it.
+    let ahead = nr.div_ceil(tiles.len());
+    let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
+    let narrow = L::PRECISION != Precision::F32;
+    let goes = goes_on(L::PRECISION);
+    let mut of = Block {
+        rows: rows.clone(),
+        mr,
+        deep: blocks.deepest(L::PRECISION),
+        micro,
+        packed,
+        sums,
+        factors,
+        next,
+    };
+    for n0 in cols.clone().step_by(wide) {
+        let n1 = (n0 + wide).min(cols.end);
+        for (kb, k0, kc) in blocks.iter() {
+            let last = kb + 1 == blocks.0.len();
+            for nt in (n0..n1).step_by(nr) {
+                let panel = match b.packed(nt, k0, kc) {
+                    Some(panel) => panel,
+                    None => {
+                        let panel = &mut panel[..kc * nr];
+                        b.pack(kb, nt, nr.min(n1 - nt), nr, ahead == 0, panel);
+                        panel
                     }
+                };
+                // The panel after this one.
+                let later = if nt + nr < n1 {
+                    Some((kb, k0, nt + nr))
+                } else if !last {
+                    Some((kb + 1, k0 + kc, n0))
+                } else {
+                    (n1 < cols.end).then_some((0, 0, n1))
+                };
+                let mut coming = later
+                    .filter(|_| far)
+                    .and_then(|(kb, k0, nt)| b.packed(nt, k0, blocks.0[kb]))
+                    .unwrap_or(&[]);
+                let share = coming.len().div_ceil(tiles.len()).next_multiple_of(LINE);
+                let place = targets[target(targets, nt)].place(nt, narrow);
+                // All whole tiles in one go; or one by one, also where each has rows of B to fetch.
+                let whole = if goes && ahead == 0 { of.rows.len() / mr } else { 0 };
+                let mut mt = rows.start;
+                let mut i = 0;
+                while mt < of.rows.end {
+                    let count = if i < whole { whole } else { 1 };
+                    let mut runs = [Run::default(); RUNS];
+                    runs[0] = Run::first_of(&mut of.next, lines * LINE, count);
+                    runs[1] = Run::first_of(&mut coming, share, count);
+                    if let (true, Some((kb, _, nt))) = (ahead > 0, later) {
+                        for (c, run) in (i * ahead..nr).zip(&mut runs[..ahead]) {
+                            *run = Run::of(b.source(kb, nt, c, nr));
+                        }
+                    }
+                    // Sums that wait for no other block take the same place again.
+                    let wait = if alone { 0 } else { (nt - n0) * of.rows.len() + (mt - rows.start) * nr };
+                    of.multiply((kb, kc), (kb > 0, last), panel, &place, (mt, count), wait, &runs);
+                    (mt, i) = (mt + count * mr, i + count);
                 }
             }
         }
@@ -228,12 +236,12 @@ impl Run {
         Run { start: bytes.as_ptr().cast(), lines: bytes.len().div_ceil(4 * LINE) }
     }
 
-    /// Takes the next so many of `words`.
+    /// Takes the next so many of `words` for each of `tiles`: for all of them as many lines, maybe some beyond the end.
     #[inline(always)]
-    fn first_of(words: &mut &[f32], count: usize) -> Self {
-        let (now, rest) = words.split_at(words.len().min(count));
+    fn first_of(words: &mut &[f32], each: usize, tiles: usize) -> Self {
+        let (now, rest) = words.split_at(words.len().min(each * tiles));
         *words = rest;
-        Run { start: now.as_ptr(), lines: now.len().div_ceil(LINE) }
+        Run { start: now.as_ptr(), lines: now.len().div_ceil(LINE).div_ceil(tiles) }
     }
 
     #[inline(always)]
@@ -294,8 +302,8 @@ struct Block<'a> {
 }
 
 impl Block<'_> {
-    /// Multiplies the `kc` words of block `kb` of the tile at row `mt` by a panel; its sums are at `wait`, those of `more` blocks
-    /// before are there already. After the `last` block the tile is written.
+    /// Multiplies the `kc` words of block `kb` of some tiles from row `mt` on by a panel, several only if they are whole; their sums
+    /// are at `wait`, those of `more` blocks before are there already. After the `last` block the tiles are written.
     #[allow(clippy::too_many_arguments)]
     fn multiply(
         &mut self,
@@ -303,13 +311,13 @@ impl Block<'_> {
         (more, last): (bool, bool),
         panel: &[f32],
         place: &Place,
-        mt: usize,
+        (mt, tiles): (usize, usize),
         wait: usize,
         runs: &[Run; RUNS],
     ) {
         let (mr, nr) = (self.mr, columns());
         let tall = mr.min(self.rows.end - mt);
-        let sums = &mut self.sums[wait..][..tall * nr];
+        let sums = &mut self.sums[wait..][..tiles * tall * nr];
         let at = mt * place.stride + place.column;
         let soon = Soon {
             out: place.out.line(at),
@@ -319,13 +327,17 @@ impl Block<'_> {
             rows: if last { tall } else { 0 },
             runs,
         };
-        let end = Tile { place, factors: &self.factors[mt - self.rows.start..], row: mt, tall };
-        let panels = (&self.packed[packed_at(mr, &self.rows, self.deep, kb, mt)], panel);
+        let factors = &self.factors[mt - self.rows.start..];
+        let end = Tile { place, factors, row: mt, tall: tiles * tall };
+        let at = packed_at(mr, &self.rows, self.deep, kb, mt);
+        let panels = (&self.packed[at.start..at.start + tiles * at.len()], panel);
         // SAFETY: the level was detected on this machine; a task alone writes its rows × columns of the output.
         unsafe {
-            let written = (self.micro)((tall, kc), panels, sums, more, &soon, last.then_some(&end));
+            let written = (self.micro)((tall, kc, tiles), panels, sums, more, &soon, last.then_some(&end));
             if last && !written {
-                finish(sums, &end);
+                for (i, sums) in sums.chunks_exact(tall * nr).enumerate() {
+                    finish(sums, &Tile { place, factors: &factors[i * tall..], row: mt + i * tall, tall });
+                }
             }
         }
     }
