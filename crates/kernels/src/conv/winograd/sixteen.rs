@@ -57,11 +57,16 @@ unsafe fn inputs_on<V: Words>(
         for p in 0..products {
             let from = from.add(p * plane);
             let (mut most, mut sum) = ([V::splat(0.0); 2], [V::splat(0.0); 2]);
-            for c in (0..chunks * CHUNK).step_by(V::WIDTH) {
-                let v = V::load(from.add(c)).abs();
-                let i = c / V::WIDTH % 2;
-                most[i] = most[i].max(v);
-                sum[i] = sum[i].add(v);
+            // Two at a time, named by numbers that are known: else they would be in memory.
+            for c in (0..chunks * CHUNK).step_by(2 * V::WIDTH) {
+                for i in 0..2 {
+                    let c = c + i * V::WIDTH;
+                    if c < chunks * CHUNK {
+                        let v = V::load(from.add(c)).abs();
+                        most[i] = most[i].max(v);
+                        sum[i] = sum[i].add(v);
+                    }
+                }
             }
             let (most, sum) = (most[0].max(most[1]), sum[0].add(sum[1]));
             let (mut high, mut all) = ([0f32; 16], [0f32; 16]);
@@ -129,10 +134,13 @@ unsafe fn factors_of<V: Words, A: Algorithm>(taps: &[Taps], factors: *mut f32, i
                 for x in 0..3 {
                     let (mut m, mut s) = ([zero; 2], [zero; 2]);
                     for taps in taps {
-                        for c in 0..CHUNK {
-                            let v = V::load(taps.as_ptr().add((c * TAPS + y * 3 + x) * nr + h)).abs();
-                            m[c % 2] = m[c % 2].max(v);
-                            s[c % 2] = s[c % 2].add(v);
+                        for c in (0..CHUNK).step_by(2) {
+                            for i in 0..2 {
+                                let tap = ((c + i) * TAPS + y * 3 + x) * nr + h;
+                                let v = V::load(taps.as_ptr().add(tap)).abs();
+                                m[i] = m[i].max(v);
+                                s[i] = s[i].add(v);
+                            }
                         }
                     }
                     most[x][y] = m[0].max(m[1]);
