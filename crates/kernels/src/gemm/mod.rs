@@ -5,7 +5,8 @@
 //! several blocks of the shared dimension wait in a buffer beside it, so that the output is written once. Operands are
 //! packed on the way in: widened or narrowed and cut into 32-bit words (one f32, two bf16, four bytes). Lines of the
 //! rows of A stay lines, for the micro-kernel broadcasts their words one by one; words of B are interleaved.
-//! The micro-kernels tell the processor of the lines that are used next, one for each word that they multiply: all at once
+//! AVX-512's micro-kernel goes over all whole tiles of a panel in one call: what is done between two tiles is not hidden behind their
+//! multiplications. The micro-kernels tell the processor of the lines that are used next, one for each word that they multiply: all at once
 //! would wait for each other. That is the tile's part of the output, the rows or weights that are packed next, and the next panel
 //! where all of them are more than a cache holds.
 //!
@@ -318,7 +319,7 @@ fn goes_on(precision: Precision) -> bool {
     level() == Level::Avx512 && tall(precision) == level::tile_rows(Level::Avx512)
 }
 
-/// Rows, words and number of register tiles below each other, one but for AVX-512: see [`scalar`].
+/// Multiplies register tiles: their rows, words and number, which is 1 but where [`goes_on`]; see [`scalar`].
 type Micro =
     unsafe fn((usize, usize, usize), (&[f32], &[f32]), &mut [f32], bool, &Soon, Option<&Tile>) -> bool;
 
