@@ -5,7 +5,8 @@
 //! to the highest score that the query has in this block, so that a peak elsewhere does not cost them their digits; values
 //! have a factor for each channel of a block. All sums are exact in i32.
 
-use super::block::{Run, WIDEST, runs, tiles};
+use super::block::WIDEST;
+use super::pack::{Run, runs, tiles};
 use crate::act::{exp2_lanes, exp2_short_lanes};
 use crate::buffer::Buffer;
 use crate::gemm::{ZERO, factor, inverse, pack_int8};

@@ -11,6 +11,7 @@
 
 mod block;
 mod eight;
+mod pack;
 
 use crate::buffer::Buffer;
 use crate::gemm::{LINE, Precision};
@@ -256,16 +257,16 @@ fn pack(shape: &Queries, form: Form, set: &KeySet) -> Packed {
         let (k, v) = (&set.k[from..], &set.v[from..]);
         match form {
             Form::F32 => {
-                block::pack_keys(k, width, n, dim, to_k);
-                block::pack_values(v, width, n, dim, to_v);
+                pack::pack_keys(k, width, n, dim, to_k);
+                pack::pack_values(v, width, n, dim, to_v);
             }
             Form::Bf16 => {
-                block::pack_keys_bf16(k, width, n, dim, to_k);
-                block::pack_values_bf16(v, width, n, dim, to_v);
+                pack::pack_keys_bf16(k, width, n, dim, to_k);
+                pack::pack_values_bf16(v, width, n, dim, to_v);
             }
             Form::Tiles => {
-                block::pack_keys_tiles(k, width, n, dim, &means[head * dim..][..dim], to_k);
-                block::pack_values_tiles(v, width, n, dim, to_v);
+                pack::pack_keys_tiles(k, width, n, dim, &means[head * dim..][..dim], to_k);
+                pack::pack_values_tiles(v, width, n, dim, to_v);
             }
             Form::Int8 => {
                 // SAFETY: as above.
