@@ -300,6 +300,23 @@ macro_rules! per_level {
 }
 pub(crate) use per_level;
 
+/// `$of` with the constant `$rows` equal to `$height`, the height of a tile of at most `$most` rows.
+macro_rules! by_height {
+    ($height:expr, $most:expr, $rows:ident => $of:expr) => {
+        by_height!($height, $most, $rows => $of, 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    };
+    ($height:expr, $most:expr, $rows:ident => $of:expr, $($n:literal)*) => {
+        match $height {
+            $($n if $n <= $most => {
+                const $rows: usize = $n;
+                $of
+            })*
+            _ => unreachable!("a tile has at most {} rows", $most),
+        }
+    };
+}
+pub(crate) use by_height;
+
 #[cfg(test)]
 mod tests {
     use super::*;

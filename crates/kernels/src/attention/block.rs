@@ -6,7 +6,7 @@ use super::{Form, KEYS, PANELS};
 use crate::act::{exp2_lanes, exp2_short_lanes};
 use crate::buffer::Buffer;
 use crate::lanes::{on_lanes, transpose};
-use crate::level::{level, tile_columns, tile_rows};
+use crate::level::{by_height, level, tile_columns, tile_rows};
 use crate::share::Shared;
 use crate::words::{Words, on_words};
 
@@ -459,19 +459,13 @@ unsafe fn multiply<V: Words, const BF16: bool, const HIGH: bool>(
     add: bool,
     high: &mut [V; 2],
 ) {
-    macro_rules! tiles {
-        ($($n:literal)*) => {
-            match run.height {
-                _ if run.count == 0 => {}
-                // SAFETY: the caller's promises.
-                $($n if $n <= tile_rows(V::LEVEL) => unsafe {
-                    multiply_tiles::<V, BF16, HIGH, $n>(run.count, depth, long, a, b, to, add, high)
-                },)*
-                _ => unreachable!("a tile has at most {} rows", tile_rows(V::LEVEL)),
-            }
-        };
+    if run.count == 0 {
+        return;
     }
-    tiles!(1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    by_height!(run.height, tile_rows(V::LEVEL), ROWS => {
+        // SAFETY: the caller's promises.
+        unsafe { multiply_tiles::<V, BF16, HIGH, ROWS>(run.count, depth, long, a, b, to, add, high) }
+    })
 }
 
 #[allow(clippy::too_many_arguments)]

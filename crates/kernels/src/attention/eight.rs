@@ -11,7 +11,7 @@ use crate::act::{exp2_lanes, exp2_short_lanes};
 use crate::buffer::Buffer;
 use crate::gemm::{ZERO, factor, inverse, pack_int8};
 use crate::lanes::ROUND;
-use crate::level::{level, per_level, tile_rows};
+use crate::level::{by_height, level, per_level, tile_rows};
 use crate::words::{Words, on_words};
 
 /// log₂ 254: the highest probability. 255 is left for what is rounded up.
@@ -239,24 +239,6 @@ unsafe fn attend_on<V: Words>(
     }
 }
 
-/// Calls `$of::<V, height>($run.count, $args)` for tiles of a run.
-macro_rules! tiles_of {
-    ($of:ident $run:ident ($($arg:expr),*)) => {
-        tiles_of!($of $run ($run.count $(, $arg)*) 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
-    };
-    ($of:ident $run:ident $args:tt $($n:literal)*) => {
-        match $run.height {
-            _ if $run.count == 0 => {}
-            $($n if $n <= tile_rows(V::LEVEL) => tiles_of!(@ $of $n $args),)*
-            _ => unreachable!("a tile has at most {} rows", tile_rows(V::LEVEL)),
-        }
-    };
-    (@ $of:ident $n:literal ($($arg:expr),*)) => {
-        // SAFETY: the caller's promises.
-        unsafe { $of::<V, $n>($($arg),*) }
-    };
-}
-
 /// `to[r][..] = zeros[..] + Σ a[w][r] · b[w][..]` over words of four bytes, `a` unsigned, as f32, for each tile of a run; `high`
 /// gets what is higher.
 ///
@@ -272,7 +254,13 @@ unsafe fn score<V: Words>(
     to: *mut f32,
     high: &mut [V; 2],
 ) {
-    tiles_of!(score_tiles run (depth, a, b, zeros, to, high))
+    if run.count == 0 {
+        return;
+    }
+    by_height!(run.height, tile_rows(V::LEVEL), ROWS => {
+        // SAFETY: the caller's promises.
+        unsafe { score_tiles::<V, ROWS>(run.count, depth, a, b, zeros, to, high) }
+    })
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -331,7 +319,13 @@ unsafe fn values<V: Words>(
     first: bool,
     to: *mut f32,
 ) {
-    tiles_of!(values_tiles run (depth, a, b, factors, weight, fade, first, to))
+    if run.count == 0 {
+        return;
+    }
+    by_height!(run.height, tile_rows(V::LEVEL), ROWS => {
+        // SAFETY: the caller's promises.
+        unsafe { values_tiles::<V, ROWS>(run.count, depth, a, b, factors, weight, fade, first, to) }
+    })
 }
 
 #[allow(clippy::too_many_arguments)]

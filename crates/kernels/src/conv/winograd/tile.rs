@@ -2,6 +2,7 @@
 //! lie one after the other, as the input transform writes them.
 
 use crate::lanes::{Lanes, on_lanes};
+use crate::level::by_height;
 pub(super) use crate::level::{tile_columns as columns, tile_rows as rows};
 use crate::share::{soon_used, soon_written};
 use crate::words::{Words, on_words};
@@ -72,23 +73,6 @@ fn soon(next: *const f32, to: *mut f32, stride: usize, rows: usize, step: usize,
     }
 }
 
-/// Calls `$of::<V, height>($args)`.
-macro_rules! tiles_of {
-    ($of:ident $tiles:ident $args:tt) => {
-        tiles_of!($of $tiles $args 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
-    };
-    ($of:ident $tiles:ident $args:tt $($n:literal)*) => {
-        match $tiles.height {
-            $($n if $n <= rows(V::LEVEL) => tiles_of!(@ $of $n $args),)*
-            _ => unreachable!("a tile has at most {} rows", rows(V::LEVEL)),
-        }
-    };
-    (@ $of:ident $n:literal ($($arg:expr),*)) => {
-        // SAFETY: the caller's promises.
-        unsafe { $of::<V, $n>($($arg),*) }
-    };
-}
-
 /// `$do` for each row `$r` of fourteen at most: written out, for the compiler leaves a loop of so much as one, and then the sums are
 /// not in registers.
 macro_rules! each_row {
@@ -110,7 +94,10 @@ unsafe fn multiply_i16_on<V: Words>(
     row_factors: *const f32,
     column_factors: *const f32,
 ) {
-    tiles_of!(tiles_i16 tiles (tiles, b, row_factors, column_factors))
+    by_height!(tiles.height, rows(V::LEVEL), ROWS => {
+        // SAFETY: the caller's promises.
+        unsafe { tiles_i16::<V, ROWS>(tiles, b, row_factors, column_factors) }
+    })
 }
 
 #[inline(always)]
@@ -160,7 +147,10 @@ unsafe fn tiles_i16<V: Words, const ROWS: usize>(
 
 #[inline(always)]
 unsafe fn multiply_on<V: Lanes>(tiles: &Tiles, b: *const f32) {
-    tiles_of!(tiles_f32 tiles (tiles, b))
+    by_height!(tiles.height, rows(V::LEVEL), ROWS => {
+        // SAFETY: the caller's promises.
+        unsafe { tiles_f32::<V, ROWS>(tiles, b) }
+    })
 }
 
 #[inline(always)]
