@@ -1,8 +1,8 @@
 //! Matrix products at the shapes of SD1.5 and SDXL, one thread: Gop/s and the part of each unit's measured peak.
 //!
 //! `cargo bench -p instantstyle-kernels --bench gemm [-- FILTER…]`, where a filter is a part of a shape's name, or a precision;
-//! weights stored in f16, in bf16 and int8 packed before. Times are the least of many runs. The peaks are
-//! measured in the same way, right before.
+//! weights stored in f16, in bf16 and int8 packed before. Times are the least of many runs. The unit's peak is measured in turns with
+//! them, for about as long: the clock goes up and down with the load and that of its neighbours.
 #![allow(unsafe_code, missing_docs)]
 
 mod timing;
@@ -11,7 +11,7 @@ use instantstyle_kernels::Weight;
 use instantstyle_kernels::buffer::Buffer;
 use instantstyle_kernels::gemm::{Extras, Operand, Packed, Precision, Then, layer};
 use instantstyle_kernels::level::amx;
-use timing::best;
+use timing::{beside, seconds};
 
 /// Rows, inner, columns: SD1.5 at 512 px with guidance (batch 2), SDXL at 1024 px, and the small ones.
 const SHAPES: &[(&str, usize, usize, usize)] = &[
@@ -78,39 +78,50 @@ mod peak {
     });
 }
 
-/// Operations per second of one core's unit for f32, bf16 and int8: measured; AMX's are as many times f32's as its manual says. Where
-/// there is no instruction for bf16, or it is slower, products are f32's; bytes without one are twice as fast as f32.
-fn peaks() -> [f64; 3] {
-    #[cfg(target_arch = "x86_64")]
-    {
-        let rounds = 1_000_000;
-        let measured = |f: unsafe fn(usize) -> f64| {
-            let mut done = 0.0;
-            // SAFETY: the features were detected.
-            let least = best(|| done = unsafe { f(rounds) });
-            done / least
-        };
-        let f32 = if is_x86_feature_detected!("avx512f") {
-            measured(peak::f32_avx512)
-        } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            measured(peak::f32_avx2)
-        } else {
-            f64::NAN
-        };
-        let bf16 = match amx() {
-            true => 16.0 * f32,
-            false if is_x86_feature_detected!("avx512bf16") => f32.max(measured(peak::bf16_avx512)),
-            false => f32,
-        };
-        let int8 = match amx() {
-            true => 32.0 * f32,
-            false if is_x86_feature_detected!("avx512vnni") => measured(peak::int8_vnni),
-            false => 2.0 * f32,
-        };
-        [f32, bf16, int8]
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    [f64::NAN; 3]
+/// Runs one core's unit for a number of rounds, and gives the operations done.
+type Unit = Box<dyn Fn(usize) -> f64>;
+
+/// The units for f32, bf16 and int8; AMX's are f32's, as many times as its manual says. Where there is no instruction for bf16, or it is
+/// slower, products are f32's; bytes without one are twice as fast as f32.
+#[cfg(target_arch = "x86_64")]
+fn units() -> [Unit; 3] {
+    // SAFETY: asked for where the features were detected.
+    let times =
+        |by: f64, f: unsafe fn(usize) -> f64| -> Unit { Box::new(move |rounds| by * unsafe { f(rounds) }) };
+    let f32: unsafe fn(usize) -> f64 = if is_x86_feature_detected!("avx512f") {
+        peak::f32_avx512
+    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        peak::f32_avx2
+    } else {
+        |_| f64::NAN
+    };
+    let faster = |than: &Unit, unit: &Unit| rate(unit) > rate(than);
+    let bf16 = match amx() {
+        true => times(16.0, f32),
+        false if is_x86_feature_detected!("avx512bf16") => {
+            let (plain, own) = (times(1.0, f32), times(1.0, peak::bf16_avx512));
+            if faster(&plain, &own) { own } else { plain }
+        }
+        false => times(1.0, f32),
+    };
+    let int8 = match amx() {
+        true => times(32.0, f32),
+        false if is_x86_feature_detected!("avx512vnni") => times(1.0, peak::int8_vnni),
+        false => times(2.0, f32),
+    };
+    [times(1.0, f32), bf16, int8]
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn units() -> [Unit; 3] {
+    std::array::from_fn(|_| Box::new(|_| f64::NAN) as Unit)
+}
+
+/// Operations per second of a unit, by one long run.
+fn rate(unit: &Unit) -> f64 {
+    let mut done = 0.0;
+    let took = seconds(|| done = unit(3_000_000));
+    done / took
 }
 
 fn noise(n: usize, mut s: u64) -> Vec<f32> {
@@ -131,9 +142,10 @@ fn main() {
         .partition(|a| PRECISIONS.iter().any(|(name, ..)| a == name));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread");
     pool.install(|| {
-        let peaks = peaks();
+        let units = units();
+        let peaks = units.each_ref().map(rate);
         println!("peak {:.1} {:.1} {:.1} Gop/s", peaks[0] * 1e-9, peaks[1] * 1e-9, peaks[2] * 1e-9);
-        println!("Gop/s, and % of these peaks in f32, bf16 and int8");
+        println!("Gop/s, and % of the peak measured beside it, in f32, bf16 and int8");
         println!(
             "{:<28}{:>6}{:>6}{:>6}{:>15}{:>15}{:>15}",
             "shape", "rows", "inner", "cols", "f32", "bf16", "int8"
@@ -153,7 +165,7 @@ fn main() {
             let before = Buffer::zeros(if add { m * n } else { 0 });
             let mut out = Buffer::zeros(if gate { m * n / 2 } else { m * n });
             print!("{name:<28}{m:>6}{k:>6}{n:>6}");
-            for (&(name, precision), peak) in PRECISIONS.iter().zip(peaks) {
+            for (&(name, precision), unit) in PRECISIONS.iter().zip(&units) {
                 if !formats.is_empty() && !formats.iter().any(|f| f == name) {
                     print!("{:>15}", "");
                     continue;
@@ -163,9 +175,14 @@ fn main() {
                 let operand = packed.as_ref().map_or(Operand::Stored(weight, precision), Operand::Packed);
                 let then = if gate { Then::Gate } else { Then::Keep };
                 let extras = Extras { bias: Some(&bias), then, residual: add.then_some(&before) };
-                let least = best(|| layer(&a, k, operand, extras, &mut out));
-                let rate = (2 * m * n * k) as f64 / least;
-                print!("{:>9.1}{:>6.1}", rate * 1e-9, 100.0 * rate / peak);
+                let operations = (2 * m * n * k) as f64;
+                let per_round = unit(1);
+                // As long as the product, if that were at the unit's peak.
+                let rounds = (operations / per_round).max(1.0) as usize;
+                let product = || layer(&a, k, operand, extras, &mut out);
+                let [least, peak] = beside(product, || _ = unit(rounds));
+                let share = operations / least / (rounds as f64 * per_round / peak);
+                print!("{:>9.1}{:>6.1}", operations / least * 1e-9, 100.0 * share);
             }
             println!();
         }

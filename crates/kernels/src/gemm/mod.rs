@@ -7,8 +7,7 @@
 //! rows of A stay lines, for the micro-kernel broadcasts their words one by one; words of B are interleaved.
 //! AVX-512's micro-kernel goes over all whole tiles of a panel in one call: what is done between two tiles is not hidden behind their
 //! multiplications. The micro-kernels tell the processor of the lines that are used next, one for each word that they multiply: all at once
-//! would wait for each other. That is the tile's part of the output, the rows or weights that are packed next, and the next panel
-//! where all of them are more than a cache holds.
+//! would wait for each other. That is the tile's part of the output, the rows or weights that are packed next, and the next panel.
 //!
 //! Every element is summed in one order: within a block of the shared dimension in ascending order, then block by
 //! block (AMX sums the two bf16 of sixteen words apart, see `amx.rs`). It depends on the shared dimension alone, not on
@@ -92,9 +91,6 @@ const NC: usize = 256;
 const FEW: usize = 640;
 /// Bytes of B that are packed before they are used by several blocks of A: they stay in the last-level cache.
 const AHEAD_BYTES: usize = 16 << 20;
-/// Packed operands of more bytes are read from far away: their panels are fetched during the products of the ones before.
-/// A processor fetches what lies in its last-level cache well enough by itself.
-const FAR_BYTES: usize = 4 << 20;
 /// Products below this many multiplications are not worth a second thread: handing over takes as long as they do, some 40 µs
 /// in f32.
 const SMALL: usize = 1 << 21;

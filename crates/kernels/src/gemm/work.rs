@@ -2,8 +2,8 @@
 
 use super::finish::{Place, Tile, finish};
 use super::{
-    Blocks, FAR_BYTES, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned,
-    columns, goes_on, micro, tall, target,
+    Blocks, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, columns,
+    goes_on, micro, tall, target,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Session;
@@ -134,7 +134,6 @@ fn serial<L: Left, R: Right>(
     let (sums, rest) = aligned(pa, height * wide + own * (words + 1)).split_at_mut(height * wide);
     let (packed, factors) = rest.split_at_mut(own * words);
     let micro = micro(L::PRECISION);
-    let far = blocks.words() * cols.len() * 4 > FAR_BYTES;
     let tiles = rows.clone().step_by(mr);
     if ready.is_none() {
         let (packed, factors) = (Shared::new(packed), Shared::new(factors));
@@ -184,10 +183,7 @@ fn serial<L: Left, R: Right>(
                 } else {
                     (n1 < cols.end).then_some((0, 0, n1))
                 };
-                let mut coming = later
-                    .filter(|_| far)
-                    .and_then(|(kb, k0, nt)| b.packed(nt, k0, blocks.0[kb]))
-                    .unwrap_or(&[]);
+                let mut coming = later.and_then(|(kb, k0, nt)| b.packed(nt, k0, blocks.0[kb])).unwrap_or(&[]);
                 let share = coming.len().div_ceil(tiles.len()).next_multiple_of(LINE);
                 let place = targets[target(targets, nt)].place(nt, narrow);
                 // All whole tiles in one go; or one by one, also where each has rows of B to fetch.
