@@ -121,7 +121,7 @@ struct Kernels<'a> {
 }
 
 impl Right for Kernels<'_> {
-    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, _: bool, out: &mut [f32]) {
+    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
         let Part { channels, taps } = &self.parts[kb];
         let row = &mut vec![0f32; channels.len() * self.taps][..];
         for c in 0..cols {
@@ -147,11 +147,11 @@ impl Left for Paired<'_, Patches<'_>> {
 }
 
 impl<T: Right> Right for Paired<'_, T> {
-    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, fetch: bool, out: &mut [f32]) {
+    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
         let values = self.1[kb].values();
         let mut whole = Buffer::stale(values.next_multiple_of(2) * nr);
         let (filled, rest) = whole.split_at_mut(values * nr);
-        self.0.pack(kb, n0, cols, nr, fetch, filled);
+        self.0.pack(kb, n0, cols, nr, filled);
         rest.fill(0.0);
         for (out, two) in out.chunks_exact_mut(nr).zip(whole.chunks_exact(2 * nr)) {
             pair(&two[..nr], &two[nr..], out);

@@ -135,9 +135,9 @@ pub(crate) trait Left: Sync {
 }
 
 /// Where the right operand's columns come from. `pack` writes block `kb` of columns `n0..n0 + cols` as
-/// `[words][nr]`; columns `cols..nr` may hold anything. With `fetch` it also fetches what it will read for the next ones.
+/// `[words][nr]`; columns `cols..nr` may hold anything.
 pub(crate) trait Right: Sync {
-    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, fetch: bool, out: &mut [f32]);
+    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]);
 
     /// The panel at column `n0`, words `k0..k0 + kc`, if it is packed already.
     fn packed(&self, _n0: usize, _k0: usize, _kc: usize) -> Option<&[f32]> {
@@ -147,11 +147,6 @@ pub(crate) trait Right: Sync {
     /// True if `packed` has every panel.
     fn is_packed(&self) -> bool {
         false
-    }
-
-    /// What `pack` reads of column `c` of the panel at `n0`, if it lies together and there is such a column.
-    fn source(&self, _kb: usize, _n0: usize, _c: usize, _nr: usize) -> &[u8] {
-        &[]
     }
 }
 
@@ -383,7 +378,7 @@ struct Ahead<'a> {
 }
 
 impl Right for Ahead<'_> {
-    fn pack(&self, _: usize, _: usize, _: usize, _: usize, _: bool, _: &mut [f32]) {
+    fn pack(&self, _: usize, _: usize, _: usize, _: usize, _: &mut [f32]) {
         unreachable!("packed ahead");
     }
 
@@ -407,7 +402,7 @@ fn pack_panels<R: Right>(b: &R, cols: Range<usize>, blocks: &Blocks, words: &mut
         for (kb, k0, kc) in blocks.iter() {
             // SAFETY: each panel is its own.
             let out = unsafe { words.part(p * panel + k0 * nr, kc * nr) };
-            b.pack(kb, n0, nr.min(cols.end - n0), nr, true, out);
+            b.pack(kb, n0, nr.min(cols.end - n0), nr, out);
         }
     });
 }
@@ -455,15 +450,10 @@ fn target(targets: &[Target], n0: usize) -> usize {
 }
 
 impl<R: Right> Right for Joined<'_, R> {
-    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, fetch: bool, out: &mut [f32]) {
+    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
         let t = target(self.targets, n0);
         let n0 = n0 - self.targets[t].first;
-        self.rights[t].pack(kb, n0, cols.min(self.targets[t].columns - n0), nr, fetch, out);
-    }
-
-    fn source(&self, kb: usize, n0: usize, c: usize, nr: usize) -> &[u8] {
-        let t = target(self.targets, n0);
-        self.rights[t].source(kb, n0 - self.targets[t].first, c, nr)
+        self.rights[t].pack(kb, n0, cols.min(self.targets[t].columns - n0), nr, out);
     }
 
     fn packed(&self, n0: usize, k0: usize, kc: usize) -> Option<&[f32]> {

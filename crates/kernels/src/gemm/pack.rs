@@ -390,16 +390,7 @@ impl WeightRows<'_> {
 impl WeightRows<'_> {
     /// Rows of f16 to f32, without a copy in between.
     #[allow(clippy::too_many_arguments)]
-    fn pack_f16(
-        &self,
-        all: &[u8],
-        part: Range<usize>,
-        n0: usize,
-        cols: usize,
-        nr: usize,
-        fetch: bool,
-        out: &mut [f32],
-    ) {
+    fn pack_f16(&self, all: &[u8], part: Range<usize>, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
         let none = if self.gated.is_some() { vec![0; 2 * part.len()] } else { Vec::new() };
         for r0 in (0..cols).step_by(ROWS) {
             let mut rows = [&none[..]; ROWS];
@@ -407,7 +398,7 @@ impl WeightRows<'_> {
             for (i, row) in rows.iter_mut().enumerate() {
                 // The row that comes sixteen later, maybe in the next panel, is fetched meanwhile.
                 let later = r0 + i + ROWS;
-                if let (true, Some(n)) = (fetch, self.row(n0 + later / nr * nr, later % nr, nr)) {
+                if let Some(n) = self.row(n0 + later / nr * nr, later % nr, nr) {
                     self.weight.soon(n * self.k + part.start, part.len());
                 }
                 if let Some(n) = self.row(n0, r0 + i, nr) {
@@ -421,13 +412,13 @@ impl WeightRows<'_> {
 }
 
 impl Right for WeightRows<'_> {
-    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, fetch: bool, out: &mut [f32]) {
+    fn pack(&self, kb: usize, n0: usize, cols: usize, nr: usize, out: &mut [f32]) {
         let per = self.precision.per_word();
         let Range { start: k0, end } = self.block(kb);
         let kc = end - k0;
         #[cfg(target_arch = "x86_64")]
         if let (Precision::F32, Weight::F16(all), Level::Avx512) = (self.precision, self.weight, level()) {
-            return self.pack_f16(all, k0..end, n0, cols, nr, fetch, out);
+            return self.pack_f16(all, k0..end, n0, cols, nr, out);
         }
         for r0 in (0..cols).step_by(ROWS) {
             let height = ROWS.min(cols - r0);
@@ -435,7 +426,7 @@ impl Right for WeightRows<'_> {
                 let c = r0 + i;
                 // The row that comes sixteen later, maybe in the next panel, is fetched meanwhile.
                 let later = c + ROWS;
-                if let (true, Some(n)) = (fetch, self.row(n0 + later / nr * nr, later % nr, nr)) {
+                if let Some(n) = self.row(n0 + later / nr * nr, later % nr, nr) {
                     self.weight.soon(n * self.k + k0, kc);
                 }
                 let Some(n) = self.row(n0, c, nr) else { return row.fill(0.0) };
@@ -463,12 +454,6 @@ impl Right for WeightRows<'_> {
                 }
             });
         }
-    }
-
-    fn source(&self, kb: usize, n0: usize, c: usize, nr: usize) -> &[u8] {
-        let block = self.block(kb);
-        let Some(n) = self.row(n0, c, nr).filter(|n| n * self.k < self.weight.len()) else { return &[] };
-        self.weight.bytes(n * self.k + block.start, block.len())
     }
 }
 

@@ -37,7 +37,7 @@ impl Panels {
 }
 
 impl Right for Panels {
-    fn pack(&self, _: usize, _: usize, _: usize, _: usize, _: bool, _: &mut [f32]) {
+    fn pack(&self, _: usize, _: usize, _: usize, _: usize, _: &mut [f32]) {
         unreachable!("packed before");
     }
 

@@ -67,6 +67,9 @@ fn packed_at(mr: usize, rows: &Range<usize>, deep: usize, kb: usize, mt: usize) 
     at..at + tall * deep
 }
 
+/// Values of rows that are packed at a time: half of a first-level cache.
+const GROUP: usize = 6 << 10;
+
 /// Packs all blocks of the tile at row `mt` of `rows`, and writes their factors. What is `cold` was written by another thread,
 /// and its place read by one: both are fetched before.
 ///
@@ -83,22 +86,32 @@ unsafe fn pack_tile<L: Left>(
 ) {
     let mr = tall(L::PRECISION);
     let tall = mr.min(rows.end - mt);
+    let deep = blocks.deepest(L::PRECISION);
+    let place = |kb| packed_at(mr, &rows, deep, kb, mt);
     // SAFETY: the caller's promise.
     let factors = unsafe { factors.part(mt - rows.start, tall) };
-    factors.iter_mut().enumerate().for_each(|(r, f)| *f = a.factor(mt + r));
-    for (kb, k0, kc) in blocks.iter() {
-        let place = packed_at(mr, &rows, blocks.deepest(L::PRECISION), kb, mt);
+    // As many rows at a time as stay in the first-level cache: what is quantised is read twice.
+    let per = blocks.words() * L::PRECISION.per_word();
+    let group = (GROUP / per.max(1)).clamp(1, tall);
+    for first in (0..tall).step_by(group) {
+        let group = first..tall.min(first + group);
         if cold {
-            for row in (mt..mt + tall).map(|m| a.source(m..m + 1)) {
-                let per = row.len().div_ceil(blocks.words());
-                soon(row, k0 * per, kc * per);
+            for r in group.clone() {
+                let row = a.source(mt + r..mt + r + 1);
+                soon(row, 0, row.len());
+                for kb in 0..blocks.0.len() {
+                    place(kb).skip(r * LINE).step_by(tall * LINE).for_each(|line| packed.soon(line, 1));
+                }
             }
-            packed.soon(place.start, place.len());
         }
-        // SAFETY: the caller's promise.
-        let out = unsafe { packed.part(place.start, place.len()) };
-        for (r, factor) in factors.iter().enumerate() {
-            a.pack(kb, mt + r, *factor, &mut out[r * LINE..], tall * LINE);
+        group.clone().for_each(|r| factors[r] = a.factor(mt + r));
+        for kb in 0..blocks.0.len() {
+            let place = place(kb);
+            // SAFETY: the caller's promise.
+            let out = unsafe { packed.part(place.start, place.len()) };
+            for r in group.clone() {
+                a.pack(kb, mt + r, factors[r], &mut out[r * LINE..], tall * LINE);
+            }
         }
     }
 }
@@ -147,9 +160,6 @@ fn serial<L: Left, R: Right>(
     let products = cols.len().div_ceil(nr) * tiles.len() * blocks.0.len();
     let lines = next.len().div_ceil(LINE).div_ceil(products);
     let alone = blocks.0.len() == 1;
-    // Columns whose weights are fetched during each product; where these are few, packing does it.
-    let ahead = nr.div_ceil(tiles.len());
-    let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
     let narrow = L::PRECISION != Precision::F32;
     let goes = goes_on(L::PRECISION);
     let mut of = Block {
@@ -171,7 +181,7 @@ fn serial<L: Left, R: Right>(
                     Some(panel) => panel,
                     None => {
                         let panel = &mut panel[..kc * nr];
-                        b.pack(kb, nt, nr.min(n1 - nt), nr, ahead == 0, panel);
+                        b.pack(kb, nt, nr.min(n1 - nt), nr, panel);
                         panel
                     }
                 };
@@ -186,20 +196,16 @@ fn serial<L: Left, R: Right>(
                 let mut coming = later.and_then(|(kb, k0, nt)| b.packed(nt, k0, blocks.0[kb])).unwrap_or(&[]);
                 let share = coming.len().div_ceil(tiles.len()).next_multiple_of(LINE);
                 let place = targets[target(targets, nt)].place(nt, narrow);
-                // All whole tiles in one go; or one by one, also where each has rows of B to fetch.
-                let whole = if goes && ahead == 0 { of.rows.len() / mr } else { 0 };
+                // All whole tiles in one go, or one by one.
+                let whole = if goes { of.rows.len() / mr } else { 0 };
                 let mut mt = rows.start;
                 let mut i = 0;
                 while mt < of.rows.end {
                     let count = if i < whole { whole } else { 1 };
-                    let mut runs = [Run::default(); RUNS];
-                    runs[0] = Run::first_of(&mut of.next, lines * LINE, count);
-                    runs[1] = Run::first_of(&mut coming, share, count);
-                    if let (true, Some((kb, _, nt))) = (ahead > 0, later) {
-                        for (c, run) in (i * ahead..nr).zip(&mut runs[..ahead]) {
-                            *run = Run::of(b.source(kb, nt, c, nr));
-                        }
-                    }
+                    let runs = [
+                        Run::first_of(&mut of.next, lines * LINE, count),
+                        Run::first_of(&mut coming, share, count),
+                    ];
                     // Sums that wait for no other block take the same place again.
                     let wait = if alone { 0 } else { (nt - n0) * of.rows.len() + (mt - rows.start) * nr };
                     of.multiply((kb, kc), (kb > 0, last), panel, &place, (mt, count), wait, &runs);
@@ -210,8 +216,8 @@ fn serial<L: Left, R: Right>(
     }
 }
 
-/// Runs of lines that are fetched during one product, at most.
-const RUNS: usize = 4;
+/// Runs of lines that are fetched during one product: of the rows that are packed next, and of the next panel.
+const RUNS: usize = 2;
 
 /// Lines of the cache that lie together.
 #[derive(Clone, Copy)]
@@ -220,18 +226,7 @@ pub(super) struct Run {
     pub lines: usize,
 }
 
-impl Default for Run {
-    fn default() -> Self {
-        Run { start: std::ptr::null(), lines: 0 }
-    }
-}
-
 impl Run {
-    /// Those of these bytes.
-    fn of(bytes: &[u8]) -> Self {
-        Run { start: bytes.as_ptr().cast(), lines: bytes.len().div_ceil(4 * LINE) }
-    }
-
     /// Takes the next so many of `words` for each of `tiles`: for all of them as many lines, maybe some beyond the end.
     #[inline(always)]
     fn first_of(words: &mut &[f32], each: usize, tiles: usize) -> Self {
