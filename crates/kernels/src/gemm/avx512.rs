@@ -134,7 +134,7 @@ macro_rules! kernel {
                     for run in soon.runs {
                         let lines = run.lines.min(left);
                         for l in 0..lines {
-                            run.soon(i * run.lines + l);
+                            run.soon(i, l);
                             step!(sum, a, b, w, MR, $fma, $parts);
                         }
                         left -= lines;

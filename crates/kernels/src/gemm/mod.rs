@@ -148,6 +148,11 @@ pub(crate) trait Right: Sync {
     fn is_packed(&self) -> bool {
         false
     }
+
+    /// What `pack` reads of column `c` of the panel at `n0`, if it lies together and there is such a column.
+    fn source(&self, _kb: usize, _n0: usize, _c: usize, _nr: usize) -> &[u8] {
+        &[]
+    }
 }
 
 /// The weight of a fully connected layer.
@@ -454,6 +459,11 @@ impl<R: Right> Right for Joined<'_, R> {
         let t = target(self.targets, n0);
         let n0 = n0 - self.targets[t].first;
         self.rights[t].pack(kb, n0, cols.min(self.targets[t].columns - n0), nr, out);
+    }
+
+    fn source(&self, kb: usize, n0: usize, c: usize, nr: usize) -> &[u8] {
+        let t = target(self.targets, n0);
+        self.rights[t].source(kb, n0 - self.targets[t].first, c, nr)
     }
 
     fn packed(&self, n0: usize, k0: usize, kc: usize) -> Option<&[f32]> {

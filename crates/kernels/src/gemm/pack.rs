@@ -455,6 +455,11 @@ impl Right for WeightRows<'_> {
             });
         }
     }
+    fn source(&self, kb: usize, n0: usize, c: usize, nr: usize) -> &[u8] {
+        let block = self.block(kb);
+        let Some(n) = self.row(n0, c, nr).filter(|n| n * self.k < self.weight.len()) else { return &[] };
+        self.weight.bytes(n * self.k + block.start, block.len())
+    }
 }
 
 /// What each row of a weight is divided by in int8, and 128 times the sum of its quantised values: what the sums hold too

@@ -160,6 +160,9 @@ fn serial<L: Left, R: Right>(
     let products = cols.len().div_ceil(nr) * tiles.len() * blocks.0.len();
     let lines = next.len().div_ceil(LINE).div_ceil(products);
     let alone = blocks.0.len() == 1;
+    // Columns of the next panel whose weights are fetched during each tile's product, beside what packing fetches.
+    let ahead = nr.div_ceil(tiles.len());
+    let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
     let narrow = L::PRECISION != Precision::F32;
     let goes = goes_on(L::PRECISION);
     let mut of = Block {
@@ -202,10 +205,14 @@ fn serial<L: Left, R: Right>(
                 let mut i = 0;
                 while mt < of.rows.end {
                     let count = if i < whole { whole } else { 1 };
-                    let runs = [
-                        Run::first_of(&mut of.next, lines * LINE, count),
-                        Run::first_of(&mut coming, share, count),
-                    ];
+                    let mut runs = [Run::default(); RUNS];
+                    runs[0] = Run::first_of(&mut of.next, lines * LINE, count);
+                    runs[1] = Run::first_of(&mut coming, share, count);
+                    if let (true, Some((kb, _, nt))) = (ahead > 0, later) {
+                        for (c, run) in (i * ahead..nr).zip(&mut runs[..ahead]) {
+                            *run = Run::of(b.source(kb, nt, c, nr), b.source(kb, nt, c + ahead, nr));
+                        }
+                    }
                     // Sums that wait for no other block take the same place again.
                     let wait = if alone { 0 } else { (nt - n0) * of.rows.len() + (mt - rows.start) * nr };
                     of.multiply((kb, kc), (kb > 0, last), panel, &place, (mt, count), wait, &runs);
@@ -216,28 +223,45 @@ fn serial<L: Left, R: Right>(
     }
 }
 
-/// Runs of lines that are fetched during one product: of the rows that are packed next, and of the next panel.
-const RUNS: usize = 2;
+/// Runs of lines that are fetched during one product, at most.
+const RUNS: usize = 4;
 
-/// Lines of the cache that lie together.
+/// Lines of the cache that lie together, of each of several tiles as many.
 #[derive(Clone, Copy)]
 pub(super) struct Run {
+    /// Those of the first tile, and how many bytes on those of the next one are.
     start: *const f32,
+    step: usize,
     pub lines: usize,
 }
 
+impl Default for Run {
+    fn default() -> Self {
+        Run { start: std::ptr::null(), step: 0, lines: 0 }
+    }
+}
+
 impl Run {
+    /// Those of these bytes for one tile, those of `then`, if there are such, for the next one, and so on.
+    fn of(bytes: &[u8], then: &[u8]) -> Self {
+        let (start, next) = (bytes.as_ptr(), then.as_ptr());
+        let step = if then.is_empty() { 0 } else { next.addr().wrapping_sub(start.addr()) };
+        Run { start: start.cast(), step, lines: bytes.len().div_ceil(4 * LINE) }
+    }
+
     /// Takes the next so many of `words` for each of `tiles`: for all of them as many lines, maybe some beyond the end.
     #[inline(always)]
     fn first_of(words: &mut &[f32], each: usize, tiles: usize) -> Self {
         let (now, rest) = words.split_at(words.len().min(each * tiles));
         *words = rest;
-        Run { start: now.as_ptr(), lines: now.len().div_ceil(LINE).div_ceil(tiles) }
+        let lines = now.len().div_ceil(LINE).div_ceil(tiles);
+        Run { start: now.as_ptr(), step: lines * LINE * 4, lines }
     }
 
+    /// Fetches a line of a tile.
     #[inline(always)]
-    pub fn soon(&self, line: usize) {
-        soon_used(self.start.wrapping_add(line * LINE));
+    pub fn soon(&self, tile: usize, line: usize) {
+        soon_used(self.start.wrapping_byte_add(tile.wrapping_mul(self.step)).wrapping_add(line * LINE));
     }
 }
 
@@ -270,7 +294,7 @@ impl Soon<'_> {
     pub fn fetch(&self) {
         (0..self.rows).for_each(|r| self.row(r));
         for run in self.runs {
-            (0..run.lines).for_each(|l| run.soon(l));
+            (0..run.lines).for_each(|l| run.soon(0, l));
         }
     }
 }
