@@ -95,12 +95,11 @@ fn units() -> [Unit; 3] {
     } else {
         |_| f64::NAN
     };
-    let faster = |than: &Unit, unit: &Unit| rate(unit) > rate(than);
     let bf16 = match amx() {
         true => times(16.0, f32),
         false if is_x86_feature_detected!("avx512bf16") => {
             let (plain, own) = (times(1.0, f32), times(1.0, peak::bf16_avx512));
-            if faster(&plain, &own) { own } else { plain }
+            if rate(&own) > rate(&plain) { own } else { plain }
         }
         false => times(1.0, f32),
     };

@@ -455,6 +455,7 @@ impl Right for WeightRows<'_> {
             });
         }
     }
+
     fn source(&self, kb: usize, n0: usize, c: usize, nr: usize) -> &[u8] {
         let block = self.block(kb);
         let Some(n) = self.row(n0, c, nr).filter(|n| n * self.k < self.weight.len()) else { return &[] };
