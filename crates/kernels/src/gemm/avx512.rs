@@ -3,6 +3,7 @@
 use super::LINE;
 use super::finish::{Common, Known, Tile, gate_rows, keep_rows};
 use super::pack::ZERO;
+use super::quantiser::Quantiser;
 use super::work::Soon;
 use crate::lanes::Avx512;
 use crate::share::soon_used;
@@ -60,10 +61,33 @@ macro_rules! step {
     };
 }
 
+/// Multiplies `$n` words, with `$fetch` before each; quantises lines when they are due.
+macro_rules! words {
+    ($n:expr, |$i:ident| $fetch:expr, ($quantiser:ident, $due:ident), ($sum:ident, $a:ident, $b:ident, $w:ident, $mr:ident, $fma:expr, $parts:tt)) => {
+        let n = $n;
+        let mut at = 0;
+        while at < n {
+            let to = if QUANTISES { at + $due.min(n - at) } else { n };
+            for $i in at..to {
+                $fetch;
+                step!($sum, $a, $b, $w, $mr, $fma, $parts);
+            }
+            if let (true, Some(quantiser)) = (QUANTISES, &mut $quantiser) {
+                $due -= to - at;
+                if $due == 0 {
+                    quantiser.step();
+                    $due = quantiser.every;
+                }
+            }
+            at = to;
+        }
+    };
+}
+
 /// One micro-kernel: `$fma(sums, a, b)` adds the products of a broadcast word of A to a vector of sums, `$add` adds sums; of the
-/// `$parts` of a word of B each has a word of A.
+/// `$parts` of a word of B each has a word of A. `$meanwhile` says that rows can be quantised meanwhile.
 macro_rules! kernel {
-    ($(#[$doc:meta])* $name:ident, $features:literal, $fma:expr, $add:expr, $quantised:literal, $parts:tt) => {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $fma:expr, $add:expr, $quantised:literal, $meanwhile:literal, $parts:tt) => {
         $(#[$doc])*
         ///
         /// # Safety
@@ -79,13 +103,13 @@ macro_rules! kernel {
         ) -> bool {
             #[target_feature(enable = $features)]
             #[inline]
-            unsafe fn tiles_of<const MR: usize>(
+            unsafe fn tiles_of<const MR: usize, const QUANTISES: bool>(
                 (kc, tiles): (usize, usize),
                 (a, apart): (*const f32, usize),
                 b: *const f32,
                 t: *mut f32,
                 more: bool,
-                soon: &Soon,
+                (soon, mut quantiser): (&Soon, Option<&mut Quantiser>),
                 last: Option<&Tile>,
             ) -> bool {
                 let rows = soon.rows.min(kc);
@@ -104,19 +128,20 @@ macro_rules! kernel {
                     };
                     for i in 0..tiles {
                         let tile = (a.add(i * apart), t.add(i * MR * NR));
-                        tile_of::<MR>((kc, rows), tile, b, more, (soon, i), (known, common.as_ref()));
+                        let quantiser = quantiser.as_deref_mut();
+                        tile_of::<MR, QUANTISES>((kc, rows), tile, b, more, (soon, i, quantiser), (known, common.as_ref()));
                     }
                     common.is_some()
                 }
             }
             #[target_feature(enable = $features)]
             #[inline]
-            unsafe fn tile_of<const MR: usize>(
+            unsafe fn tile_of<const MR: usize, const QUANTISES: bool>(
                 (kc, rows): (usize, usize),
                 (a, t): (*const f32, *mut f32),
                 mut b: *const f32,
                 more: bool,
-                (soon, i): (&Soon, usize),
+                (soon, i, mut quantiser): (&Soon, usize, Option<&mut Quantiser>),
                 (known, common): (Known, Option<&Common<Avx512<true>>>),
             ) {
                 (rows..soon.rows).for_each(|r| soon.row(i * MR + r));
@@ -125,22 +150,18 @@ macro_rules! kernel {
                     let mut sum = [[_mm512_setzero_ps(); 2]; MR];
                     let mut w = 0;
                     // A row or a line for each word: a processor waits for only so many at a time. What is left over comes late.
-                    for r in 0..rows {
-                        soon.row(i * MR + r);
-                        step!(sum, a, b, w, MR, $fma, $parts);
-                    }
+                    let mut due = quantiser.as_ref().map_or(usize::MAX, |q| q.due);
+                    words!(rows, |r| soon.row(i * MR + r), (quantiser, due), (sum, a, b, w, MR, $fma, $parts));
                     let tail = if known == Known::Keep { TAIL } else { 0 };
                     let mut left = kc - rows - tail;
                     for run in soon.runs {
                         let lines = run.lines.min(left);
-                        for l in 0..lines {
-                            run.soon(i, l);
-                            step!(sum, a, b, w, MR, $fma, $parts);
-                        }
+                        words!(lines, |l| run.soon(i, l), (quantiser, due), (sum, a, b, w, MR, $fma, $parts));
                         left -= lines;
                     }
-                    for _ in 0..left {
-                        step!(sum, a, b, w, MR, $fma, $parts);
+                    words!(left, |_i| (), (quantiser, due), (sum, a, b, w, MR, $fma, $parts));
+                    if let Some(quantiser) = quantiser {
+                        quantiser.due = due;
                     }
                     let before = |r: usize, sum: [__m512; 2]| {
                         let t = t.add(r * NR);
@@ -189,24 +210,28 @@ macro_rules! kernel {
             let words = kc * $parts.len();
             let apart = block.len() / tiles;
             assert!(apart >= rows * words.next_multiple_of(LINE) && panel.len() >= kc * NR && sums.len() >= tiles * rows * NR);
+            let quantiser = soon.quantiser.take();
             let (a, b, t) = (block.as_ptr(), panel.as_ptr(), sums.as_mut_ptr());
             // SAFETY: the lengths were checked above for this number of rows.
             unsafe {
                 match rows {
-                    1 => tiles_of::<1>((kc, tiles), (a, apart), b, t, more, soon, last),
-                    2 => tiles_of::<2>((kc, tiles), (a, apart), b, t, more, soon, last),
-                    3 => tiles_of::<3>((kc, tiles), (a, apart), b, t, more, soon, last),
-                    4 => tiles_of::<4>((kc, tiles), (a, apart), b, t, more, soon, last),
-                    5 => tiles_of::<5>((kc, tiles), (a, apart), b, t, more, soon, last),
-                    6 => tiles_of::<6>((kc, tiles), (a, apart), b, t, more, soon, last),
-                    7 => tiles_of::<7>((kc, tiles), (a, apart), b, t, more, soon, last),
-                    8 => tiles_of::<8>((kc, tiles), (a, apart), b, t, more, soon, last),
-                    9 => tiles_of::<9>((kc, tiles), (a, apart), b, t, more, soon, last),
-                    10 => tiles_of::<10>((kc, tiles), (a, apart), b, t, more, soon, last),
-                    11 => tiles_of::<11>((kc, tiles), (a, apart), b, t, more, soon, last),
-                    12 => tiles_of::<12>((kc, tiles), (a, apart), b, t, more, soon, last),
-                    13 => tiles_of::<13>((kc, tiles), (a, apart), b, t, more, soon, last),
-                    14 => tiles_of::<14>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    1 => tiles_of::<1, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    2 => tiles_of::<2, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    3 => tiles_of::<3, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    4 => tiles_of::<4, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    5 => tiles_of::<5, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    6 => tiles_of::<6, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    7 => tiles_of::<7, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    8 => tiles_of::<8, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    9 => tiles_of::<9, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    10 => tiles_of::<10, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    11 => tiles_of::<11, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    12 => tiles_of::<12, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    13 => tiles_of::<13, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    14 if $meanwhile && quantiser.is_some() => {
+                        tiles_of::<14, $meanwhile>((kc, tiles), (a, apart), b, t, more, (soon, quantiser), last)
+                    }
+                    14 => tiles_of::<14, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
                     _ => unreachable!("a tile has at most 14 rows"),
                 }
             }
@@ -270,23 +295,23 @@ unsafe fn add_i32(x: __m512, y: __m512) -> __m512 {
 
 kernel! {
     /// See [`super::scalar::f32`].
-    f32, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_f32, add_f32, false, [0]
+    f32, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_f32, add_f32, false, false, [0]
 }
 kernel! {
     /// See [`super::scalar::bf16`].
-    bf16, "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,f16c", fma_bf16, add_f32, false, [0]
+    bf16, "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,f16c", fma_bf16, add_f32, false, false, [0]
 }
 kernel! {
     /// See [`super::scalar::bf16`]; without the instruction, of rows that are packed as [`super::pack::lines_wide`] does.
-    bf16_wide, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_f32, add_f32, false, [0, 1]
+    bf16_wide, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_f32, add_f32, false, false, [0, 1]
 }
 kernel! {
     /// See [`super::scalar::int8`].
-    int8, "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c", fma_int8, add_i32, true, [0]
+    int8, "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c", fma_int8, add_i32, true, true, [0]
 }
 kernel! {
     /// See [`super::scalar::int8`]; without the VNNI instructions.
-    int8_plain, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_int8_plain, add_i32, true, [0]
+    int8_plain, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", fma_int8_plain, add_i32, true, false, [0]
 }
 
 /// Transposes 16 rows of 16 words: `out[w][r] = rows[r][w]`.

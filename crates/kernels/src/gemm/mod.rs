@@ -25,6 +25,7 @@ mod finish;
 mod neon;
 mod pack;
 mod packed;
+mod quantiser;
 mod scalar;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vectors;
@@ -44,6 +45,7 @@ use crate::Weight;
 use crate::level::{self, Level, level};
 use crate::share::{Shared, each};
 use pack::{Bf16Rows, Int8Rows, WeightRows};
+use quantiser::Quantiser;
 use std::cell::RefCell;
 use std::ops::Range;
 use work::{Soon, split};
@@ -112,7 +114,7 @@ fn block_rows(mr: usize, row: usize, b: usize) -> usize {
 pub fn scratch_bytes(inner: usize, weights: usize, threads: usize) -> usize {
     let row = Blocks::even(inner).room(Precision::F32) * 4;
     let block = block_rows(tall(Precision::Bf16), row, usize::MAX) * row;
-    AHEAD_BYTES.min(weights * 4) + FEW * row + threads * (block + MC * NC * 4 + KC * 32 * 4)
+    AHEAD_BYTES.min(weights * 4) + FEW * row + threads * (2 * block + MC * NC * 4 + KC * 32 * 4)
 }
 
 /// Where the left operand's rows come from.
@@ -126,6 +128,23 @@ pub(crate) trait Left: Sync {
     /// The factor of row `m`, if it is quantised.
     fn factor(&self, _m: usize) -> f32 {
         1.0
+    }
+
+    /// True if rows can be quantised while others are multiplied.
+    fn quantises(&self) -> bool {
+        false
+    }
+
+    /// What does that, where they can: rows with blocks of `deep` words, and where they go with their factors; as many words
+    /// as are multiplied meanwhile.
+    fn quantiser<'q>(
+        &'q self,
+        _rows: Range<usize>,
+        _deep: usize,
+        _to: (&'q mut [f32], &'q mut [f32]),
+        _words: usize,
+    ) -> Option<Quantiser<'q>> {
+        None
     }
 
     /// What is read of these rows, where it lies together; rows beyond the last are left out.
@@ -313,6 +332,11 @@ fn columns() -> usize {
 /// True if the micro-kernel of the level in use multiplies several whole tiles in one go, if they want the same lines fetched.
 fn goes_on(precision: Precision) -> bool {
     level() == Level::Avx512 && tall(precision) == level::tile_rows(Level::Avx512)
+}
+
+/// True if the micro-kernel of bytes quantises rows meanwhile.
+fn quantises() -> bool {
+    goes_on(Precision::Int8) && level::vnni()
 }
 
 /// Multiplies register tiles: their rows, words and number, which is 1 but where [`goes_on`]; see [`scalar`].

@@ -1,7 +1,8 @@
 //! Operands on their way into a product: narrowed to the precision and cut into 32-bit words; columns of B interleaved, so that
 //! the micro-kernel reads them in order.
 
-use super::{LINE, Left, Precision, Right, depth, wide};
+use super::quantiser::Quantiser;
+use super::{LINE, Left, Precision, Right, depth, quantises, tall, wide};
 use crate::Weight;
 use crate::lanes::ROUND;
 use crate::level::per_level;
@@ -169,7 +170,7 @@ per_level! {
 }
 
 /// The same, quantised: whole numbers nearest to `x · inverse`, [`ZERO`] added, as words of four.
-fn lines_int8(row: &[f32], inverse: f32, out: &mut [f32], stride: usize) {
+pub(super) fn lines_int8(row: &[f32], inverse: f32, out: &mut [f32], stride: usize) {
     #[cfg(target_arch = "x86_64")]
     if level() == Level::Avx512 {
         // SAFETY: the level was detected on this machine.
@@ -255,7 +256,13 @@ per_level! {
 /// The factor of a quantised row: largest magnitude / 127; 0 where there is no inverse, not a number where one value is not
 /// finite: it must not pass for zero.
 pub(crate) fn factor(row: &[f32]) -> f32 {
-    let factor = largest(row) / 127.0;
+    factor_of(largest(row))
+}
+
+/// The same of a row's largest magnitude.
+#[inline(always)]
+pub(super) fn factor_of(largest: f32) -> f32 {
+    let factor = largest / 127.0;
     match (factor.is_finite(), (1.0 / factor).is_finite()) {
         (true, true) => factor,
         (true, false) => 0.0,
@@ -264,9 +271,13 @@ pub(crate) fn factor(row: &[f32]) -> f32 {
 }
 
 /// What a row with this factor is multiplied by.
+#[inline(always)]
 pub(crate) fn inverse(factor: f32) -> f32 {
     if factor > 0.0 { 1.0 / factor } else { 0.0 }
 }
+
+/// Values of a line of bytes.
+pub(super) const PER_LINE: usize = 4 * LINE;
 
 /// Unsigned bytes of A stand for numbers from -127: this is added.
 pub(crate) const ZERO: u8 = 128;
@@ -335,6 +346,21 @@ impl Left for Int8Rows<'_> {
 
     fn factor(&self, m: usize) -> f32 {
         factor(self.0.row(m))
+    }
+
+    fn quantises(&self) -> bool {
+        quantises() && self.0.k % PER_LINE == 0
+    }
+
+    fn quantiser<'q>(
+        &'q self,
+        rows: Range<usize>,
+        deep: usize,
+        (packed, factors): (&'q mut [f32], &'q mut [f32]),
+        words: usize,
+    ) -> Option<Quantiser<'q>> {
+        let shape = (self.0.k, tall(Precision::Int8), deep);
+        Quantiser::new(self.source(rows), shape, packed, factors, words)
     }
 
     fn source(&self, rows: Range<usize>) -> &[f32] {

@@ -1,6 +1,7 @@
 //! A product at work: tasks of rows and columns, in each blocks of rows of A, in each tiles.
 
 use super::finish::{Place, Tile, finish};
+use super::quantiser::Quantiser;
 use super::{
     Blocks, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, columns,
     goes_on, micro, tall, target,
@@ -8,7 +9,9 @@ use super::{
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Session;
 use crate::share::{Shared, each, soon, soon_used};
+use std::cell::Cell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Columns whose sums wait beside a block of so many rows: whole panels.
 fn waiting(rows: usize) -> usize {
@@ -47,13 +50,21 @@ pub(super) fn split<L: Left, R: Right>(
         each(tiles, |t| unsafe { pack_tile(a, blocks, 0..m, t * mr, to, of, true) });
         ready = Some((&*packed, &*factors));
     }
-    each(down * across, |task| {
-        let rows = span(m, mr, down, task / across);
+    // Each thread takes the next rows while it has some at work: what is done ahead is done for them.
+    let taken = AtomicUsize::new(0);
+    let tasks = if across == 1 { threads.min(down) } else { down * across };
+    each(tasks, |task| {
         let part = span(cols.len(), nr, across, task % across);
         let part = cols.start + part.start..cols.start + part.end;
+        let mut own = Some(task / across);
+        let mut next = || {
+            let i = if across == 1 { Some(taken.fetch_add(1, Ordering::Relaxed)) } else { own.take() };
+            i.filter(|i| *i < down).map(|i| span(m, mr, down, i))
+        };
         // Taken out of the cell, so that a task stolen by this thread inside `each` finds it free.
         let mut scratch = SCRATCH.take();
-        serial(rows, part, blocks, a, b, targets, ready, &mut scratch);
+        let most = tiles.div_ceil(down) * mr;
+        serial((&mut next, most.min(m)), part, blocks, a, b, targets, ready, &mut scratch);
         SCRATCH.set(scratch);
     });
     LEFT.set(left);
@@ -122,11 +133,11 @@ fn span(n: usize, unit: usize, parts: usize, p: usize) -> Range<usize> {
     (units * p / parts * unit).min(n)..(units * (p + 1) / parts * unit).min(n)
 }
 
-/// Rows × columns of the outputs on this thread; columns are counted as the panels have them. `ready` has the rows packed,
-/// with their factors, where they are.
+/// Rows × columns of the outputs on this thread: blocks of rows as long as there are `next` ones, of at most so many; columns
+/// are counted as the panels have them. `ready` has the rows packed, with their factors, where they are.
 #[allow(clippy::too_many_arguments)]
 fn serial<L: Left, R: Right>(
-    rows: Range<usize>,
+    (next, most): (&mut dyn FnMut() -> Option<Range<usize>>, usize),
     cols: Range<usize>,
     blocks: &Blocks,
     a: &L,
@@ -140,87 +151,72 @@ fn serial<L: Left, R: Right>(
     let _tiles = Session::begin();
     let words = blocks.room(L::PRECISION);
     let panel = aligned(pb, blocks.0.iter().copied().max().unwrap_or(0) * nr);
-    let height = rows.len();
-    let own = if ready.is_some() { 0 } else { height };
-    // The sums of tiles, the rows packed, and their factors.
-    let wide = waiting(height);
-    let (sums, rest) = aligned(pa, height * wide + own * (words + 1)).split_at_mut(height * wide);
-    let (packed, factors) = rest.split_at_mut(own * words);
-    let micro = micro(L::PRECISION);
-    let tiles = rows.clone().step_by(mr);
-    if ready.is_none() {
-        let (packed, factors) = (Shared::new(packed), Shared::new(factors));
-        // SAFETY: only this thread has them.
-        tiles
-            .clone()
-            .for_each(|mt| unsafe { pack_tile(a, blocks, rows.clone(), mt, packed, factors, false) });
-    }
-    let (packed, factors) = ready.unwrap_or((packed, factors));
-    let next = a.source(rows.end..rows.end + rows.len());
-    let products = cols.len().div_ceil(nr) * tiles.len() * blocks.0.len();
-    let lines = next.len().div_ceil(LINE).div_ceil(products);
-    let alone = blocks.0.len() == 1;
-    // Columns of the next panel whose weights are fetched during each tile's product, beside what packing fetches.
-    let ahead = nr.div_ceil(tiles.len());
-    let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
-    let narrow = L::PRECISION != Precision::F32;
-    let goes = goes_on(L::PRECISION);
-    let mut of = Block {
-        rows: rows.clone(),
-        mr,
-        deep: blocks.deepest(L::PRECISION),
-        micro,
-        packed,
-        sums,
-        factors,
-        next,
-    };
-    for n0 in cols.clone().step_by(wide) {
-        let n1 = (n0 + wide).min(cols.end);
-        for (kb, k0, kc) in blocks.iter() {
-            let last = kb + 1 == blocks.0.len();
-            for nt in (n0..n1).step_by(nr) {
-                let panel = match b.packed(nt, k0, kc) {
-                    Some(panel) => panel,
-                    None => {
-                        let panel = &mut panel[..kc * nr];
-                        b.pack(kb, nt, nr.min(n1 - nt), nr, panel);
-                        panel
-                    }
-                };
-                // The panel after this one.
-                let later = if nt + nr < n1 {
-                    Some((kb, k0, nt + nr))
-                } else if !last {
-                    Some((kb + 1, k0 + kc, n0))
-                } else {
-                    (n1 < cols.end).then_some((0, 0, n1))
-                };
-                let mut coming = later.and_then(|(kb, k0, nt)| b.packed(nt, k0, blocks.0[kb])).unwrap_or(&[]);
-                let share = coming.len().div_ceil(tiles.len()).next_multiple_of(LINE);
-                let place = targets[target(targets, nt)].place(nt, narrow);
-                // All whole tiles in one go, or one by one.
-                let whole = if goes { of.rows.len() / mr } else { 0 };
-                let mut mt = rows.start;
-                let mut i = 0;
-                while mt < of.rows.end {
-                    let count = if i < whole { whole } else { 1 };
-                    let mut runs = [Run::default(); RUNS];
-                    runs[0] = Run::first_of(&mut of.next, lines * LINE, count);
-                    runs[1] = Run::first_of(&mut coming, share, count);
-                    if let (true, Some((kb, _, nt))) = (ahead > 0, later) {
-                        for (c, run) in (i * ahead..nr).zip(&mut runs[..ahead]) {
-                            *run = Run::of(b.source(kb, nt, c, nr), b.source(kb, nt, c + ahead, nr));
-                        }
-                    }
-                    // Sums that wait for no other block take the same place again.
-                    let wait = if alone { 0 } else { (nt - n0) * of.rows.len() + (mt - rows.start) * nr };
-                    of.multiply((kb, kc), (kb > 0, last), panel, &place, (mt, count), wait, &runs);
-                    (mt, i) = (mt + count * mr, i + count);
-                }
-            }
+    // The sums of tiles, rows packed with their factors, and as much again where the next ones are quantised meanwhile.
+    let quantises = a.quantises() && ready.is_none();
+    let own = if ready.is_some() { 0 } else { (most * (words + 1)).next_multiple_of(LINE) };
+    let wide = waiting(most);
+    let (sums, rest) =
+        aligned(pa, most * wide + own * if quantises { 2 } else { 1 }).split_at_mut(most * wide);
+    let (mut here, mut there) = rest.split_at_mut(own);
+    let mut now = next();
+    let mut packed = ready.is_some();
+    while let Some(rows) = now {
+        let later = next();
+        if !packed {
+            let (packed, factors) = parts(here, rows.len(), most, words);
+            let (packed, factors) = (Shared::new(packed), Shared::new(factors));
+            // SAFETY: only this thread has them.
+            rows.clone()
+                .step_by(mr)
+                .for_each(|mt| unsafe { pack_tile(a, blocks, rows.clone(), mt, packed, factors, false) });
         }
+        let (now_packed, factors) = match ready {
+            Some(ready) => ready,
+            None => {
+                let (packed, factors) = parts(here, rows.len(), most, words);
+                (&*packed, &*factors)
+            }
+        };
+        let mut quantiser = match &later {
+            Some(later) if quantises => {
+                // Of each tile the last few words are multiplied while it is finished.
+                let meanwhile = rows.len() / mr * cols.len().div_ceil(nr) * blocks.words() / 16 * 15;
+                let to = parts(there, later.len(), most, words);
+                a.quantiser(later.clone(), blocks.deepest(L::PRECISION), to, meanwhile)
+            }
+            _ => None,
+        };
+        let next = match (&quantiser, &later) {
+            (None, Some(later)) => a.source(later.clone()),
+            _ => &[],
+        };
+        let of = Block {
+            rows,
+            mr,
+            deep: blocks.deepest(L::PRECISION),
+            micro: micro(L::PRECISION),
+            packed: now_packed,
+            sums: &mut *sums,
+            factors,
+            next,
+            quantiser: quantiser.as_mut(),
+            narrow: L::PRECISION != Precision::F32,
+            goes: goes_on(L::PRECISION),
+        };
+        of.all(cols.clone(), wide, blocks, b, targets, panel);
+        packed = ready.is_some() || quantiser.is_some();
+        if let Some(quantiser) = &mut quantiser {
+            quantiser.finish();
+            std::mem::swap(&mut here, &mut there);
+        }
+        now = later;
     }
+}
+
+/// Of a place for `most` rows of so many words, packed, and their factors: the parts for `rows`.
+fn parts(place: &mut [f32], rows: usize, most: usize, words: usize) -> (&mut [f32], &mut [f32]) {
+    let (packed, factors) = place.split_at_mut(most * words);
+    (&mut packed[..rows * words], &mut factors[..rows])
 }
 
 /// Runs of lines that are fetched during one product, at most.
@@ -266,7 +262,7 @@ impl Run {
 }
 
 /// What is used after the product of a tile: the processor may fetch it meanwhile.
-pub(super) struct Soon<'a> {
+pub(super) struct Soon<'a, 'q> {
     /// The tile's part of the output, and of what is added to it; so many rows, this far apart, of one line of the cache or
     /// two.
     out: *const f32,
@@ -276,9 +272,11 @@ pub(super) struct Soon<'a> {
     pub rows: usize,
     /// What will be packed next.
     pub runs: &'a [Run; RUNS],
+    /// What quantises the next rows meanwhile, if the micro-kernel can.
+    pub quantiser: Cell<Option<&'a mut Quantiser<'q>>>,
 }
 
-impl Soon<'_> {
+impl Soon<'_, '_> {
     #[inline(always)]
     pub fn row(&self, r: usize) {
         for start in [Some(self.out), self.residual].into_iter().flatten() {
@@ -300,7 +298,7 @@ impl Soon<'_> {
 }
 
 /// Rows of A at work.
-struct Block<'a> {
+struct Block<'a, 'q> {
     rows: Range<usize>,
     /// Rows of a tile.
     mr: usize,
@@ -314,9 +312,83 @@ struct Block<'a> {
     factors: &'a [f32],
     /// What is left to fetch of the rows that are packed next.
     next: &'a [f32],
+    /// Or what quantises them meanwhile.
+    quantiser: Option<&'a mut Quantiser<'q>>,
+    /// See [`Place::narrow`].
+    narrow: bool,
+    /// The micro-kernel goes over several tiles.
+    goes: bool,
 }
 
-impl Block<'_> {
+impl Block<'_, '_> {
+    /// All columns `cols`, of which the sums of `wide` wait at a time.
+    fn all<R: Right>(
+        mut self,
+        cols: Range<usize>,
+        wide: usize,
+        blocks: &Blocks,
+        b: &R,
+        targets: &[Target],
+        room: &mut [f32],
+    ) {
+        let (mr, nr) = (self.mr, columns());
+        let rows = self.rows.clone();
+        let tiles = rows.len().div_ceil(mr);
+        let products = cols.len().div_ceil(nr) * tiles * blocks.0.len();
+        let lines = self.next.len().div_ceil(LINE).div_ceil(products);
+        let alone = blocks.0.len() == 1;
+        // Columns of the next panel whose weights are fetched during each tile's product, beside what packing fetches.
+        let ahead = nr.div_ceil(tiles);
+        let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
+        for n0 in cols.clone().step_by(wide) {
+            let n1 = (n0 + wide).min(cols.end);
+            for (kb, k0, kc) in blocks.iter() {
+                let last = kb + 1 == blocks.0.len();
+                for nt in (n0..n1).step_by(nr) {
+                    let panel = match b.packed(nt, k0, kc) {
+                        Some(panel) => panel,
+                        None => {
+                            let panel = &mut room[..kc * nr];
+                            b.pack(kb, nt, nr.min(n1 - nt), nr, panel);
+                            panel
+                        }
+                    };
+                    // The panel after this one.
+                    let later = if nt + nr < n1 {
+                        Some((kb, k0, nt + nr))
+                    } else if !last {
+                        Some((kb + 1, k0 + kc, n0))
+                    } else {
+                        (n1 < cols.end).then_some((0, 0, n1))
+                    };
+                    let mut coming =
+                        later.and_then(|(kb, k0, nt)| b.packed(nt, k0, blocks.0[kb])).unwrap_or(&[]);
+                    let share = coming.len().div_ceil(tiles).next_multiple_of(LINE);
+                    let place = targets[target(targets, nt)].place(nt, self.narrow);
+                    // All whole tiles in one go, or one by one.
+                    let whole = if self.goes { rows.len() / mr } else { 0 };
+                    let mut mt = rows.start;
+                    let mut i = 0;
+                    while mt < rows.end {
+                        let count = if i < whole { whole } else { 1 };
+                        let mut runs = [Run::default(); RUNS];
+                        runs[0] = Run::first_of(&mut self.next, lines * LINE, count);
+                        runs[1] = Run::first_of(&mut coming, share, count);
+                        if let (true, Some((kb, _, nt))) = (ahead > 0, later) {
+                            for (c, run) in (i * ahead..nr).zip(&mut runs[..ahead]) {
+                                *run = Run::of(b.source(kb, nt, c, nr), b.source(kb, nt, c + ahead, nr));
+                            }
+                        }
+                        // Sums that wait for no other block take the same place again.
+                        let wait = if alone { 0 } else { (nt - n0) * rows.len() + (mt - rows.start) * nr };
+                        self.multiply((kb, kc), (kb > 0, last), panel, &place, (mt, count), wait, &runs);
+                        (mt, i) = (mt + count * mr, i + count);
+                    }
+                }
+            }
+        }
+    }
+
     /// Multiplies the `kc` words of block `kb` of some tiles from row `mt` on by a panel, several only if they are whole; their sums
     /// are at `wait`, those of `more` blocks before are there already. After the `last` block the tiles are written.
     #[allow(clippy::too_many_arguments)]
@@ -341,6 +413,7 @@ impl Block<'_> {
             wide: place.width > LINE,
             rows: if last { tall } else { 0 },
             runs,
+            quantiser: Cell::new(self.quantiser.as_deref_mut()),
         };
         let factors = &self.factors[mt - self.rows.start..];
         let end = Tile { place, factors, row: mt, tall: tiles * tall };
