@@ -19,6 +19,8 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_pack;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // some is for AVX-512 alone
 mod finish;
 #[cfg(target_arch = "aarch64")]
@@ -334,9 +336,10 @@ fn goes_on(precision: Precision) -> bool {
     level() == Level::Avx512 && tall(precision) == level::tile_rows(Level::Avx512)
 }
 
-/// True if the micro-kernel of bytes quantises rows meanwhile.
+/// True if the micro-kernel of bytes quantises rows meanwhile: on AMD's processors, where that is faster (`benches/README.md`);
+/// Intel's narrow numbers in the unit that multiplies.
 fn quantises() -> bool {
-    goes_on(Precision::Int8) && level::vnni()
+    goes_on(Precision::Int8) && level::vnni() && level::fast_bf16()
 }
 
 /// Multiplies register tiles: their rows, words and number, which is 1 but where [`goes_on`]; see [`scalar`].

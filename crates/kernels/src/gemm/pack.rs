@@ -25,7 +25,7 @@ fn interleave(rows: &[&[f32]], stride: usize, at: usize, out: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if level() == Level::Avx512 {
         // SAFETY: the level was detected on this machine.
-        return unsafe { super::avx512::interleave(rows, stride, at, out) };
+        return unsafe { super::avx512_pack::interleave(rows, stride, at, out) };
     }
     interleave_plain(rows, stride, at, out);
 }
@@ -88,7 +88,7 @@ pub(crate) fn pack_bf16<'a>(rows: usize, k: usize, out: &mut [f32], row: impl Fn
         #[cfg(target_arch = "x86_64")]
         if level() == Level::Avx512 && level::bf16() {
             // SAFETY: the level was detected on this machine.
-            return unsafe { super::avx512::interleave_bf16(found, rows, r0, out) };
+            return unsafe { super::avx512_pack::interleave_bf16(found, rows, r0, out) };
         }
         interleave_made(found.len(), k.div_ceil(2), rows, r0, out, |i, made| {
             let (x, made) = (found[i], halves(made));
@@ -113,7 +113,7 @@ pub(crate) fn pack_int8<'a>(
         #[cfg(target_arch = "x86_64")]
         if level() == Level::Avx512 {
             // SAFETY: the level was detected on this machine.
-            return unsafe { super::avx512::interleave_int8(found, inverses, rows, r0, out) };
+            return unsafe { super::avx512_pack::interleave_int8(found, inverses, rows, r0, out) };
         }
         interleave_made(found.len(), k.div_ceil(4), rows, r0, out, |i, made| {
             let (x, made) = (found[i], bytes(made));
@@ -142,7 +142,7 @@ pub(crate) fn lines_bf16(row: &[f32], out: &mut [f32], stride: usize) {
     #[cfg(target_arch = "x86_64")]
     if level() == Level::Avx512 && level::bf16() {
         // SAFETY: the level was detected on this machine.
-        return unsafe { super::avx512::lines_bf16(row, out, stride) };
+        return unsafe { super::avx512_pack::lines_bf16(row, out, stride) };
     }
     for (i, x) in row.chunks(2 * LINE).enumerate() {
         let (some, rest) = halves(&mut out[i * stride..][..LINE]).split_at_mut(x.len());
@@ -174,7 +174,7 @@ pub(super) fn lines_int8(row: &[f32], inverse: f32, out: &mut [f32], stride: usi
     #[cfg(target_arch = "x86_64")]
     if level() == Level::Avx512 {
         // SAFETY: the level was detected on this machine.
-        return unsafe { super::avx512::lines_int8(row, inverse, out, stride) };
+        return unsafe { super::avx512_pack::lines_int8(row, inverse, out, stride) };
     }
     for (i, x) in row.chunks(4 * LINE).enumerate() {
         let (some, rest) = bytes(&mut out[i * stride..][..LINE]).split_at_mut(x.len());
@@ -236,7 +236,7 @@ fn largest(x: &[f32]) -> f32 {
     #[cfg(target_arch = "x86_64")]
     if level() == Level::Avx512 {
         // SAFETY: the level was detected on this machine.
-        return unsafe { super::avx512::largest(x) };
+        return unsafe { super::avx512_pack::largest(x) };
     }
     largest_plain(x)
 }
@@ -432,7 +432,7 @@ impl WeightRows<'_> {
                 }
             }
             // SAFETY: the level was detected on this machine.
-            unsafe { super::avx512::interleave_f16(rows, nr, r0, out) };
+            unsafe { super::avx512_pack::interleave_f16(rows, nr, r0, out) };
         }
     }
 }

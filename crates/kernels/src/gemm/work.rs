@@ -11,7 +11,6 @@ use crate::amx::Session;
 use crate::share::{Shared, each, soon, soon_used};
 use std::cell::Cell;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Columns whose sums wait beside a block of so many rows: whole panels.
 fn waiting(rows: usize) -> usize {
@@ -50,21 +49,17 @@ pub(super) fn split<L: Left, R: Right>(
         each(tiles, |t| unsafe { pack_tile(a, blocks, 0..m, t * mr, to, of, true) });
         ready = Some((&*packed, &*factors));
     }
-    // Each thread takes the next rows while it has some at work: what is done ahead is done for them.
-    let taken = AtomicUsize::new(0);
-    let tasks = if across == 1 { threads.min(down) } else { down * across };
-    each(tasks, |task| {
+    // Several blocks one after the other where the next one is quantised meanwhile, as long as there are enough for all threads.
+    let run = if a.quantises() && across == 1 { (down / (4 * threads)).max(1) } else { 1 };
+    each(down.div_ceil(run) * across, |task| {
+        let first = task / across * run;
+        let mut rows = (first..down.min(first + run)).map(|i| span(m, mr, down, i));
         let part = span(cols.len(), nr, across, task % across);
         let part = cols.start + part.start..cols.start + part.end;
-        let mut own = Some(task / across);
-        let mut next = || {
-            let i = if across == 1 { Some(taken.fetch_add(1, Ordering::Relaxed)) } else { own.take() };
-            i.filter(|i| *i < down).map(|i| span(m, mr, down, i))
-        };
         // Taken out of the cell, so that a task stolen by this thread inside `each` finds it free.
         let mut scratch = SCRATCH.take();
-        let most = tiles.div_ceil(down) * mr;
-        serial((&mut next, most.min(m)), part, blocks, a, b, targets, ready, &mut scratch);
+        let most = (tiles.div_ceil(down) * mr).min(m);
+        serial((&mut rows, most), part, blocks, a, b, targets, ready, &mut scratch);
         SCRATCH.set(scratch);
     });
     LEFT.set(left);
@@ -133,11 +128,10 @@ fn span(n: usize, unit: usize, parts: usize, p: usize) -> Range<usize> {
     (units * p / parts * unit).min(n)..(units * (p + 1) / parts * unit).min(n)
 }
 
-/// Rows × columns of the outputs on this thread: blocks of rows as long as there are `next` ones, of at most so many; columns
-/// are counted as the panels have them. `ready` has the rows packed, with their factors, where they are.
+/// Rows × columns of the outputs on this thread, block by block of at most so many rows; columns are counted as the panels have them. `ready` has the rows packed, with their factors, where they are.
 #[allow(clippy::too_many_arguments)]
 fn serial<L: Left, R: Right>(
-    (next, most): (&mut dyn FnMut() -> Option<Range<usize>>, usize),
+    (all, most): (&mut dyn ExactSizeIterator<Item = Range<usize>>, usize),
     cols: Range<usize>,
     blocks: &Blocks,
     a: &L,
@@ -152,16 +146,16 @@ fn serial<L: Left, R: Right>(
     let words = blocks.room(L::PRECISION);
     let panel = aligned(pb, blocks.0.iter().copied().max().unwrap_or(0) * nr);
     // The sums of tiles, rows packed with their factors, and as much again where the next ones are quantised meanwhile.
-    let quantises = a.quantises() && ready.is_none();
+    let quantises = all.len() > 1;
     let own = if ready.is_some() { 0 } else { (most * (words + 1)).next_multiple_of(LINE) };
     let wide = waiting(most);
     let (sums, rest) =
         aligned(pa, most * wide + own * if quantises { 2 } else { 1 }).split_at_mut(most * wide);
     let (mut here, mut there) = rest.split_at_mut(own);
-    let mut now = next();
+    let mut now = all.next();
     let mut packed = ready.is_some();
     while let Some(rows) = now {
-        let later = next();
+        let later = all.next();
         if !packed {
             let (packed, factors) = parts(here, rows.len(), most, words);
             let (packed, factors) = (Shared::new(packed), Shared::new(factors));
@@ -186,10 +180,9 @@ fn serial<L: Left, R: Right>(
             }
             _ => None,
         };
-        let next = match (&quantiser, &later) {
-            (None, Some(later)) => a.source(later.clone()),
-            _ => &[],
-        };
+        // The rows below these, which this thread may have next.
+        let below = rows.end..rows.end + rows.len();
+        let next = if quantiser.is_some() { &[] } else { a.source(later.clone().unwrap_or(below)) };
         let of = Block {
             rows,
             mr,
