@@ -8,6 +8,7 @@
 //! AVX-512's micro-kernel goes over all whole tiles of a panel in one call: what is done between two tiles is not hidden behind their
 //! multiplications. The micro-kernels tell the processor of the lines that are used next, one for each word that they multiply: all at once
 //! would wait for each other. That is the tile's part of the output, the rows or weights that are packed next, and the next panel.
+//! Rows of bytes are quantised for the next block meanwhile, where that is faster (`quantiser.rs`).
 //!
 //! Every element is summed in one order: within a block of the shared dimension in ascending order, then block by
 //! block (AMX sums the two bf16 of sixteen words apart, see `amx.rs`). It depends on the shared dimension alone, not on
