@@ -337,8 +337,8 @@ fn goes_on(precision: Precision) -> bool {
     level() == Level::Avx512 && tall(precision) == level::tile_rows(Level::Avx512)
 }
 
-/// True if the micro-kernel of bytes quantises rows meanwhile: on AMD's processors, where that is faster (`benches/README.md`);
-/// Intel's narrow numbers in the unit that multiplies.
+/// True if the micro-kernel of bytes quantises rows meanwhile: on AMD's processors, one of which was measured to be faster so
+/// (`benches/README.md`).
 fn quantises() -> bool {
     goes_on(Precision::Int8) && level::vnni() && level::fast_bf16()
 }

@@ -128,7 +128,8 @@ fn span(n: usize, unit: usize, parts: usize, p: usize) -> Range<usize> {
     (units * p / parts * unit).min(n)..(units * (p + 1) / parts * unit).min(n)
 }
 
-/// Rows × columns of the outputs on this thread, block by block of at most so many rows; columns are counted as the panels have them. `ready` has the rows packed, with their factors, where they are.
+/// Rows × columns of the outputs on this thread, block by block of at most so many rows; columns are counted as the panels have
+/// them. `ready` has the rows packed, with their factors, where they are.
 #[allow(clippy::too_many_arguments)]
 fn serial<L: Left, R: Right>(
     (all, most): (&mut dyn ExactSizeIterator<Item = Range<usize>>, usize),
@@ -153,21 +154,21 @@ fn serial<L: Left, R: Right>(
         aligned(pa, most * wide + own * if quantises { 2 } else { 1 }).split_at_mut(most * wide);
     let (mut here, mut there) = rest.split_at_mut(own);
     let mut now = all.next();
-    let mut packed = ready.is_some();
+    let mut quantised = false;
     while let Some(rows) = now {
         let later = all.next();
-        if !packed {
-            let (packed, factors) = parts(here, rows.len(), most, words);
-            let (packed, factors) = (Shared::new(packed), Shared::new(factors));
-            // SAFETY: only this thread has them.
-            rows.clone()
-                .step_by(mr)
-                .for_each(|mt| unsafe { pack_tile(a, blocks, rows.clone(), mt, packed, factors, false) });
-        }
-        let (now_packed, factors) = match ready {
+        let (packed, factors) = match ready {
             Some(ready) => ready,
             None => {
                 let (packed, factors) = parts(here, rows.len(), most, words);
+                if !quantised {
+                    let (packed, factors) = (Shared::new(&mut *packed), Shared::new(&mut *factors));
+                    let tiles = rows.clone().step_by(mr);
+                    // SAFETY: only this thread has them.
+                    tiles.for_each(|mt| unsafe {
+                        pack_tile(a, blocks, rows.clone(), mt, packed, factors, false);
+                    });
+                }
                 (&*packed, &*factors)
             }
         };
@@ -188,7 +189,7 @@ fn serial<L: Left, R: Right>(
             mr,
             deep: blocks.deepest(L::PRECISION),
             micro: micro(L::PRECISION),
-            packed: now_packed,
+            packed,
             sums: &mut *sums,
             factors,
             next,
@@ -197,7 +198,7 @@ fn serial<L: Left, R: Right>(
             goes: goes_on(L::PRECISION),
         };
         of.all(cols.clone(), wide, blocks, b, targets, panel);
-        packed = ready.is_some() || quantiser.is_some();
+        quantised = quantiser.is_some();
         if let Some(quantiser) = &mut quantiser {
             quantiser.finish();
             std::mem::swap(&mut here, &mut there);
