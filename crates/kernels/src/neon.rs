@@ -267,6 +267,21 @@ impl Words for Neon {
         self.each(neon!(|v| vabsq_f32(v)))
     }
     #[inline(always)]
+    fn pick(self, of: &[f32; 16]) -> Self {
+        let mut out = self;
+        for v in &mut out.0 {
+            // SAFETY: the level was detected; the values are 64 bytes.
+            *v = unsafe {
+                let of = vld1q_u8_x4(of.as_ptr().cast());
+                // The four bytes of each value: four times its number, and which of them.
+                let first = vandq_u32(vshlq_n_u32::<2>(u32(*v)), vdupq_n_u32(60));
+                let bytes = vmlaq_n_u32(vdupq_n_u32(0x0302_0100), first, 0x0101_0101);
+                vreinterpretq_f32_u8(vqtbl4q_u8(of, vreinterpretq_u8_u32(bytes)))
+            };
+        }
+        out
+    }
+    #[inline(always)]
     unsafe fn store_i16(self, p: *mut i16) {
         // SAFETY: the caller's promise.
         unsafe {

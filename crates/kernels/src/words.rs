@@ -22,6 +22,11 @@ pub(crate) trait Words: Lanes {
     fn sub_whole(self, other: Self) -> Self;
     /// From the bits of i32 to the nearest f32.
     fn whole_to_f32(self) -> Self;
+    /// `self · factor + addend`, rounded once at every level.
+    #[inline(always)]
+    fn mul_add_once(self, factor: Self, addend: Self) -> Self {
+        self.mul_add(factor, addend)
+    }
     /// Sums of the two i16 of each word, wrapping around.
     fn add_i16(self, other: Self) -> Self;
     /// Differences of the two i16 of each word, wrapping around.
@@ -35,6 +40,8 @@ pub(crate) trait Words: Lanes {
     unsafe fn load_i8(p: *const i8) -> Self;
     /// Magnitudes.
     fn abs(self) -> Self;
+    /// The values that the lowest four bits of each word count.
+    fn pick(self, of: &[f32; 16]) -> Self;
     /// Rounds to the nearest whole numbers, ties to even, which must fit into i16, and writes them one after the other.
     ///
     /// # Safety
@@ -151,6 +158,14 @@ impl Words for Portable {
         out
     }
     #[inline(always)]
+    fn mul_add_once(self, factor: Self, addend: Self) -> Self {
+        let mut out = self;
+        for ((o, f), a) in out.0.iter_mut().zip(factor.0).zip(addend.0) {
+            *o = o.mul_add(f, a);
+        }
+        out
+    }
+    #[inline(always)]
     fn add_i16(self, other: Self) -> Self {
         halves(self, other, i16::wrapping_add)
     }
@@ -173,6 +188,14 @@ impl Words for Portable {
         let mut out = self;
         for o in &mut out.0 {
             *o = o.abs();
+        }
+        out
+    }
+    #[inline(always)]
+    fn pick(self, of: &[f32; 16]) -> Self {
+        let mut out = self;
+        for o in &mut out.0 {
+            *o = of[(o.to_bits() & 15) as usize];
         }
         out
     }
@@ -295,6 +318,17 @@ mod x86 {
             }
         }
         #[inline(always)]
+        fn pick(self, of: &[f32; 16]) -> Self {
+            // SAFETY: as above; there are twice eight values.
+            unsafe {
+                let at = _mm256_castps_si256(self.0);
+                let (low, high) = (_mm256_loadu_ps(of.as_ptr()), _mm256_loadu_ps(of.as_ptr().add(8)));
+                let (low, high) = (_mm256_permutevar8x32_ps(low, at), _mm256_permutevar8x32_ps(high, at));
+                // By the highest of the four bits.
+                Avx2(_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32::<28>(at))))
+            }
+        }
+        #[inline(always)]
         unsafe fn load_i8(p: *const i8) -> Self {
             // SAFETY: the caller's promises.
             unsafe {
@@ -369,6 +403,13 @@ mod x86 {
             }
         }
         #[inline(always)]
+        fn pick(self, of: &[f32; 16]) -> Self {
+            // SAFETY: as above.
+            Avx512(unsafe {
+                _mm512_permutexvar_ps(_mm512_castps_si512(self.0), _mm512_loadu_ps(of.as_ptr()))
+            })
+        }
+        #[inline(always)]
         unsafe fn load_i8(p: *const i8) -> Self {
             // SAFETY: the caller's promises.
             unsafe {
@@ -426,7 +467,7 @@ mod tests {
     on_words! {
         /// # Safety
         /// Slices of 16.
-        fn all(a: &[f32], b: &[f32], c: &[f32], out: &mut [[f32; 16]; 11], whole: &mut [i16; 16]) = all_on
+        fn all(a: &[f32], b: &[f32], c: &[f32], out: &mut [[f32; 16]; 12], whole: &mut [i16; 16]) = all_on
     }
 
     #[inline(always)]
@@ -434,7 +475,7 @@ mod tests {
         a: &[f32],
         b: &[f32],
         c: &[f32],
-        out: &mut [[f32; 16]; 11],
+        out: &mut [[f32; 16]; 12],
         whole: &mut [i16; 16],
     ) {
         for i in (0..16).step_by(V::WIDTH) {
@@ -459,6 +500,8 @@ mod tests {
                 wa.add_i16(wb).store(out[7][i..].as_mut_ptr());
                 wa.sub_i16(wb).store(out[8][i..].as_mut_ptr());
                 wa.mul_i16(wb).store(out[10][i..].as_mut_ptr());
+                let of = std::array::from_fn(|i| i as f32);
+                word.pick(&of).store(out[11][i..].as_mut_ptr());
                 // The bytes of some words, lowest first.
                 let bytes = out[5].as_ptr().cast::<i8>().add(2 * i);
                 V::load_i8(bytes).store(out[9][i..].as_mut_ptr());
@@ -471,7 +514,7 @@ mod tests {
         let (a, b, c) = (noise(16, 1), noise(16, 2), noise(16, 3));
         let narrow = |v: f32| half::bf16::from_f32(v).to_f32();
         at_every_level(|level| {
-            let (mut out, mut whole) = ([[0f32; 16]; 11], [0i16; 16]);
+            let (mut out, mut whole) = ([[0f32; 16]; 12], [0i16; 16]);
             // SAFETY: all have 16 values.
             unsafe { all(&a, &b, &c, &mut out, &mut whole) };
             for i in 0..16 {
@@ -490,6 +533,7 @@ mod tests {
                 assert_eq!(out[4][i], ((sum - 7) as f32).abs(), "{level:?}");
                 let [ba, bb, bc] = [a[i], b[i], c[i]].map(|v| (v.abs() * 255.0).round_ties_even() as u8);
                 assert_eq!(out[5][i].to_bits().to_le_bytes(), [ba, bb, bc, 255], "{level:?}");
+                assert_eq!(out[11][i], (ba & 15) as f32, "{level:?}");
                 let dot: i32 = [ba, bb, bc, 255].iter().map(|v| *v as i32 * (*v as i8 as i32)).sum();
                 assert_eq!(out[6][i].to_bits() as i32, 7 + dot, "{level:?}");
                 let (wa, wb) = (wa as i16, wb as i16);

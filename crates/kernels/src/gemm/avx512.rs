@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 const NR: usize = 32;
 
 /// Words that are left for the way out of a tile: see the end of `tile_of`.
-const TAIL: usize = 4;
+const TAIL: usize = 2;
 
 /// Does `$body` for each part of word `$w`, as the kernel has them: with two vectors of B, and where the first row's word of A
 /// is, which is its word `$v`.
@@ -122,7 +122,7 @@ macro_rules! kernel {
                     Some(tile) if MR == 14 => Known::of::<Avx512<true>>(tile, MR * tiles, $quantised),
                     _ => Known::Other,
                 };
-                let known = if known == Known::Keep && kc - rows < TAIL { Known::Other } else { known };
+                let known = if known != Known::Other && kc - rows < TAIL { Known::Other } else { known };
                 // SAFETY: the caller checked that MR rows of kc words in whole lines are there for each tile, kc · NR words, and
                 // MR · NR for each tile; what is known is whole.
                 unsafe {
@@ -151,11 +151,18 @@ macro_rules! kernel {
                 (rows..soon.rows).for_each(|r| soon.row(i * MR + r));
                 // SAFETY: the caller's promises.
                 unsafe {
-                    let mut sum = [[_mm512_setzero_ps(); 2]; MR];
+                    let start = match common {
+                        Some(common) if $quantised => {
+                            let start = common.start();
+                            [start[0].0, start[1].0]
+                        }
+                        _ => [_mm512_setzero_ps(); 2],
+                    };
+                    let mut sum = [start; MR];
                     let mut w = 0;
                     // A row or a line for each word: a processor waits for only so many at a time. What is left over comes late.
                     words!(rows, |r| soon.row(i * MR + r), quantiser, (sum, a, b, w, MR, $fma, $parts));
-                    let tail = if known == Known::Keep { TAIL } else { 0 };
+                    let tail = if known != Known::Other { TAIL } else { 0 };
                     let mut left = kc - rows - tail;
                     for run in soon.runs {
                         let lines = run.lines.min(left);
@@ -171,30 +178,22 @@ macro_rules! kernel {
                             sum
                         }
                     };
+                    // The last words row by row: while a row is finished, the next ones are multiplied.
+                    let last = |r: usize| {
+                        let mut sum = sum[r];
+                        for i in 0..TAIL {
+                            parts!($parts, a, b.add(i * NR), (w + i), MR, (b0, b1, at, _v) => {
+                                let v = _mm512_set1_ps(*at.add(r * LINE));
+                                sum[0] = $fma(sum[0], v, b0);
+                                sum[1] = $fma(sum[1], v, b1);
+                            });
+                        }
+                        let sum = before(r, sum);
+                        [Avx512::<true>(sum[0]), Avx512(sum[1])]
+                    };
                     match (known, common) {
-                        // The last words row by row: while a row is finished, the next ones are multiplied.
-                        (Known::Keep, Some(common)) => {
-                            let row = |r: usize| {
-                                let mut sum = sum[r];
-                                for i in 0..TAIL {
-                                    parts!($parts, a, b.add(i * NR), (w + i), MR, (b0, b1, at, _v) => {
-                                        let v = _mm512_set1_ps(*at.add(r * LINE));
-                                        sum[0] = $fma(sum[0], v, b0);
-                                        sum[1] = $fma(sum[1], v, b1);
-                                    });
-                                }
-                                let sum = before(r, sum);
-                                [Avx512::<true>(sum[0]), Avx512(sum[1])]
-                            };
-                            return keep_rows::<_, MR, $quantised>(row, common, i * MR);
-                        }
-                        (Known::Gate, Some(common)) => {
-                            let row = |r: usize| {
-                                let sum = before(r, sum[r]);
-                                [Avx512::<true>(sum[0]), Avx512(sum[1])]
-                            };
-                            return gate_rows::<_, MR, $quantised>(row, common, i * MR);
-                        }
+                        (Known::Keep, Some(common)) => return keep_rows::<_, MR, $quantised>(last, common, i * MR),
+                        (Known::Gate, Some(common)) => return gate_rows::<_, MR, $quantised>(last, common, i * MR),
                         _ => {}
                     }
                     for (r, sum) in sum.iter_mut().enumerate() {

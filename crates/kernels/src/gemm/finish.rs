@@ -237,14 +237,22 @@ impl<V: Words> Common<V> {
         }
     }
 
-    /// A row's values, less what is added last.
+    /// What the sums of a row begin with, so that quantised ones hold nothing too much.
+    #[inline(always)]
+    pub fn start(&self) -> [V; 2] {
+        let zero = self.zeros[0].same(0.0);
+        [zero.sub_whole(self.zeros[0]), zero.sub_whole(self.zeros[1])]
+    }
+
+    /// A row's values, less what is added last. Quantised sums hold nothing too much here.
     #[inline(always)]
     fn row<F: Function, const QUANTISED: bool>(&self, mut x: [V; 2], factor: f32) -> [V; 2] {
         for (i, x) in x.iter_mut().enumerate() {
-            if QUANTISED {
-                *x = x.sub_whole(self.zeros[i]).whole_to_f32().mul(self.by[i].mul(x.same(factor)));
-            }
-            *x = x.add(self.bias[i]);
+            *x = if QUANTISED {
+                x.whole_to_f32().mul_add_once(self.by[i].mul(x.same(factor)), self.bias[i])
+            } else {
+                x.add(self.bias[i])
+            };
         }
         F::of(x)
     }
@@ -323,7 +331,11 @@ unsafe fn rows_of<V: Words, F: Function, const QUANTISED: bool, const RESIDUAL: 
         let common = Common::<V>::of::<false>(tile);
         let (mut out, mut residual, mut sums) = (common.out, common.residual, sums.as_ptr());
         for &factor in &factors[..tall] {
-            let x = common.row::<F, QUANTISED>([V::load(sums), V::load(sums.add(V::WIDTH))], factor);
+            let mut x = [V::load(sums), V::load(sums.add(V::WIDTH))];
+            if QUANTISED {
+                x = [x[0].sub_whole(common.zeros[0]), x[1].sub_whole(common.zeros[1])];
+            }
+            let x = common.row::<F, QUANTISED>(x, factor);
             if width == most {
                 for (i, mut x) in x.into_iter().enumerate().take(most / V::WIDTH) {
                     if RESIDUAL {

@@ -92,6 +92,8 @@ const PART_OF_B: usize = 6;
 const LEAST: usize = 4;
 /// Columns whose sums wait beside the block: MC · NC · 4 bytes, as much again at most.
 const NC: usize = 256;
+/// Four times as many wait beside rows of more bytes than this, which come from beyond a last-level cache's share.
+const FAR_BYTES: usize = 12 << 20;
 /// So many rows of A are one block where B is not packed: then each panel is packed and used on the spot.
 const FEW: usize = 640;
 /// Bytes of B that are packed before they are used by several blocks of A: they stay in the last-level cache.
@@ -117,7 +119,8 @@ fn block_rows(mr: usize, row: usize, b: usize) -> usize {
 pub fn scratch_bytes(inner: usize, weights: usize, threads: usize) -> usize {
     let row = Blocks::even(inner).room(Precision::F32) * 4;
     let block = block_rows(tall(Precision::Bf16), row, usize::MAX) * row;
-    AHEAD_BYTES.min(weights * 4) + FEW * row + threads * (2 * block + MC * NC * 4 + KC * 32 * 4)
+    let sums = MC * NC * if FEW * row > FAR_BYTES { 4 } else { 1 };
+    AHEAD_BYTES.min(weights * 4) + FEW * row + threads * (2 * block + sums * 4 + KC * 32 * 4)
 }
 
 /// Where the left operand's rows come from.

@@ -3,8 +3,8 @@
 use super::finish::{Place, Tile, finish};
 use super::quantiser::Quantiser;
 use super::{
-    Blocks, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, columns,
-    goes_on, micro, tall, target,
+    Blocks, FAR_BYTES, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned,
+    columns, goes_on, micro, tall, target,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Session;
@@ -12,10 +12,11 @@ use crate::share::{Shared, each, soon, soon_used};
 use std::cell::Cell;
 use std::ops::Range;
 
-/// Columns whose sums wait beside a block of so many rows: whole panels.
-fn waiting(rows: usize) -> usize {
+/// Columns whose sums wait beside a block of so many rows of so many words: whole panels. The rows are read once for them.
+fn waiting(rows: usize, words: usize) -> usize {
     let nr = columns();
-    (MC * NC / rows.max(MC)).max(nr) / nr * nr
+    let sums = if rows * words * 4 > FAR_BYTES { 4 * NC } else { NC };
+    (MC * sums / rows.max(MC)).max(nr) / nr * nr
 }
 
 /// Splits rows, of which a block has `most`, and columns into tasks.
@@ -149,7 +150,7 @@ fn serial<L: Left, R: Right>(
     // The sums of tiles, rows packed with their factors, and as much again where the next ones are quantised meanwhile.
     let quantises = all.len() > 1;
     let own = if ready.is_some() { 0 } else { (most * (words + 1)).next_multiple_of(LINE) };
-    let wide = waiting(most);
+    let wide = waiting(most, words);
     let (sums, rest) =
         aligned(pa, most * wide + own * if quantises { 2 } else { 1 }).split_at_mut(most * wide);
     let (mut here, mut there) = rest.split_at_mut(own);
