@@ -11,6 +11,7 @@ use crate::amx::Session;
 use crate::share::{Shared, each, soon, soon_used};
 use std::cell::Cell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Columns whose sums wait beside a block of so many rows of so many words: whole panels. The rows are read once for them.
 fn waiting(rows: usize, words: usize) -> usize {
@@ -50,17 +51,22 @@ pub(super) fn split<L: Left, R: Right>(
         each(tiles, |t| unsafe { pack_tile(a, blocks, 0..m, t * mr, to, of, true) });
         ready = Some((&*packed, &*factors));
     }
-    // Several blocks one after the other where the next one is quantised meanwhile, as long as there are enough for all threads.
-    let run = if a.quantises() && across == 1 { (down / (4 * threads)).max(1) } else { 1 };
-    each(down.div_ceil(run) * across, |task| {
-        let first = task / across * run;
-        let mut rows = (first..down.min(first + run)).map(|i| span(m, mr, down, i));
+    // Where the next block is quantised meanwhile, a task takes one block after the other, until none is left.
+    let meanwhile = a.quantises() && across == 1 && down > threads;
+    let taken = AtomicUsize::new(0);
+    let tasks = if meanwhile { threads } else { down * across };
+    each(tasks, |task| {
+        let mut one = Some(task / across);
+        let mut rows = std::iter::from_fn(|| {
+            let i = if meanwhile { Some(taken.fetch_add(1, Ordering::Relaxed)) } else { one.take() };
+            i.filter(|i| *i < down).map(|i| span(m, mr, down, i))
+        });
         let part = span(cols.len(), nr, across, task % across);
         let part = cols.start + part.start..cols.start + part.end;
         // Taken out of the cell, so that a task stolen by this thread inside `each` finds it free.
         let mut scratch = SCRATCH.take();
         let most = (tiles.div_ceil(down) * mr).min(m);
-        serial((&mut rows, most), part, blocks, a, b, targets, ready, &mut scratch);
+        serial((&mut rows, most, meanwhile), part, blocks, a, b, targets, ready, &mut scratch);
         SCRATCH.set(scratch);
     });
     LEFT.set(left);
@@ -133,7 +139,7 @@ fn span(n: usize, unit: usize, parts: usize, p: usize) -> Range<usize> {
 /// them. `ready` has the rows packed, with their factors, where they are.
 #[allow(clippy::too_many_arguments)]
 fn serial<L: Left, R: Right>(
-    (all, most): (&mut dyn ExactSizeIterator<Item = Range<usize>>, usize),
+    (all, most, quantises): (&mut dyn Iterator<Item = Range<usize>>, usize, bool),
     cols: Range<usize>,
     blocks: &Blocks,
     a: &L,
@@ -148,7 +154,6 @@ fn serial<L: Left, R: Right>(
     let words = blocks.room(L::PRECISION);
     let panel = aligned(pb, blocks.0.iter().copied().max().unwrap_or(0) * nr);
     // The sums of tiles, rows packed with their factors, and as much again where the next ones are quantised meanwhile.
-    let quantises = all.len() > 1;
     let own = if ready.is_some() { 0 } else { (most * (words + 1)).next_multiple_of(LINE) };
     let wide = waiting(most, words);
     let (sums, rest) =
