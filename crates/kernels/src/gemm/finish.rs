@@ -240,6 +240,7 @@ impl<V: Words> Common<V> {
     /// What the sums of a row begin with, so that quantised ones hold nothing too much.
     #[inline(always)]
     pub fn start(&self) -> [V; 2] {
+        // Written out: `map` is compiled to a call.
         let zero = self.zeros[0].same(0.0);
         [zero.sub_whole(self.zeros[0]), zero.sub_whole(self.zeros[1])]
     }

@@ -5,7 +5,8 @@ use super::LINE;
 use super::pack::PER_LINE;
 use std::ops::Range;
 
-/// Words between two lines for which it is as fast as packing beside the multiplications, or faster; measured on the shapes of SD1.5 and SDXL.
+/// Words between two lines for which it is no slower than packing beside the multiplications; measured on the shapes of SD1.5
+/// and SDXL.
 const EVERY: Range<usize> = 8..128;
 
 /// Rows on their way. Of each the largest magnitude is found line by line, while the row before it is quantised.

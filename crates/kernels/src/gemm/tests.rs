@@ -248,6 +248,19 @@ fn gates_and_activations_equal_their_definition() {
 }
 
 #[test]
+fn far_rows_have_the_same_bits_as_near_ones() {
+    let _fixed_level = fixed_level();
+    // On one thread more columns than wait beside so many rows.
+    let one = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool of one thread");
+    let (m, k, n) = (400, 8000, 640);
+    assert!(m * k * 4 > super::FAR_BYTES);
+    let (a, w) = (noise(m * k, 1), noise(n * k, 2));
+    let all = one.install(|| by(Precision::F32, false, &a, k, &w, Extras::default()));
+    let some = by(Precision::F32, false, &a[..20 * k], k, &w, Extras::default());
+    assert!(all[..20 * n] == some);
+}
+
+#[test]
 fn layers_of_one_input_equal_each_alone() {
     let _fixed_level = fixed_level();
     for (m, k, widths) in [(3, 5, [1, 2, 3]), (60, 70, [48, 40, 31]), (300, 400, [320, 17, 96])] {
