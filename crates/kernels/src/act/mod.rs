@@ -38,7 +38,7 @@ const ERF_SATURATED: f32 = 3.93;
 /// highest power first. Of the parabolas those with the least error, 6.3e-5 and beyond the end 1.04e-4; around 0 with the least
 /// error relative to x, 2.5e-5 (linear programs on 400 Chebyshev points each).
 #[rustfmt::skip]
-const GELU: [[f32; 16]; 3] = [
+pub(crate) const GELU: [[f32; 16]; 3] = [
     [
         3.979_058e-1, 3.734_640_8e-1, 3.073_957_6e-1, 2.163_489e-1, 1.213_771_4e-1, 4.062_046_5e-2, -1.548_656_8e-2, -4.527_198e-2,
         -5.369_688_2e-2, -4.844_905_8e-2, -3.723_868_4e-2, -2.535_124_5e-2, -1.559_058_2e-2, -8.755_523e-3, -4.518_238e-3, -5.359_297e-3,
@@ -53,9 +53,9 @@ const GELU: [[f32; 16]; 3] = [
     ],
 ];
 /// Beyond it what lacks stays what it is there. It is nearer to the last quarter than to the next.
-const GELU_END: f32 = 3.874;
+pub(crate) const GELU_END: f32 = 3.874;
 /// Added to a number below 2¹⁹, this leaves its nearest quarter in the lowest bits.
-const QUARTERS: f32 = 1.5 * (1 << 21) as f32;
+pub(crate) const QUARTERS: f32 = 1.5 * (1 << 21) as f32;
 
 /// Activation functions of the networks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,15 +1,15 @@
 //! Micro-kernels for AVX-512: a tile of up to 14 × 32, two vectors wide.
 
 use super::LINE;
+use super::avx512_bytes;
 use super::finish::{Common, Known, Tile, gate_rows, keep_rows};
-use super::quantiser::Quantiser;
-use super::work::Soon;
+use super::work::{Run, Soon};
 use crate::lanes::Avx512;
 use crate::share::soon_used;
 use std::arch::x86_64::*;
 
 /// Columns of the tile.
-const NR: usize = 32;
+pub(super) const NR: usize = 32;
 
 /// Words that are left for the way out of a tile: see the end of `tile_of`.
 const TAIL: usize = 2;
@@ -60,36 +60,8 @@ macro_rules! step {
     };
 }
 
-/// Multiplies `$n` words, with `$fetch` before each; quantises lines when they are due.
-macro_rules! words {
-    ($n:expr, |$i:ident| $fetch:expr, $quantiser:ident, ($sum:ident, $a:ident, $b:ident, $w:ident, $mr:ident, $fma:expr, $parts:tt)) => {
-        let n = $n;
-        if let (true, Some(quantiser)) = (QUANTISES, &mut $quantiser) {
-            let mut at = 0;
-            while at < n {
-                let to = at + quantiser.due.min(n - at);
-                for $i in at..to {
-                    $fetch;
-                    step!($sum, $a, $b, $w, $mr, $fma, $parts);
-                }
-                quantiser.due -= to - at;
-                if quantiser.due == 0 {
-                    quantiser.step();
-                    quantiser.due = quantiser.every;
-                }
-                at = to;
-            }
-        } else {
-            for $i in 0..n {
-                $fetch;
-                step!($sum, $a, $b, $w, $mr, $fma, $parts);
-            }
-        }
-    };
-}
-
 /// One micro-kernel: `$fma(sums, a, b)` adds the products of a broadcast word of A to a vector of sums, `$add` adds sums; of the
-/// `$parts` of a word of B each has a word of A. `$meanwhile` says that rows can be quantised meanwhile.
+/// `$parts` of a word of B each has a word of A. `$meanwhile` says that rows can be finished and quantised meanwhile.
 macro_rules! kernel {
     ($(#[$doc:meta])* $name:ident, $features:literal, $fma:expr, $add:expr, $quantised:literal, $meanwhile:literal, $parts:tt) => {
         $(#[$doc])*
@@ -107,22 +79,21 @@ macro_rules! kernel {
         ) -> bool {
             #[target_feature(enable = $features)]
             #[inline]
-            unsafe fn tiles_of<const MR: usize, const QUANTISES: bool>(
+            unsafe fn tiles_of<const MR: usize>(
                 (kc, tiles): (usize, usize),
                 (a, apart): (*const f32, usize),
                 b: *const f32,
                 t: *mut f32,
                 more: bool,
-                (soon, mut quantiser): (&Soon, Option<&mut Quantiser>),
+                soon: &Soon,
                 last: Option<&Tile>,
             ) -> bool {
-                let rows = soon.rows.min(kc);
                 let known = match last {
                     // Only whole tiles: the others would be as many copies of it.
                     Some(tile) if MR == 14 => Known::of::<Avx512<true>>(tile, MR * tiles, $quantised),
                     _ => Known::Other,
                 };
-                let known = if known != Known::Other && kc - rows < TAIL { Known::Other } else { known };
+                let known = if kc < TAIL { Known::Other } else { known };
                 // SAFETY: the caller checked that MR rows of kc words in whole lines are there for each tile, kc · NR words, and
                 // MR · NR for each tile; what is known is whole.
                 unsafe {
@@ -132,44 +103,38 @@ macro_rules! kernel {
                     };
                     for i in 0..tiles {
                         let tile = (a.add(i * apart), t.add(i * MR * NR));
-                        let quantiser = quantiser.as_deref_mut();
-                        tile_of::<MR, QUANTISES>((kc, rows), tile, b, more, (soon, i, quantiser), (known, common.as_ref()));
+                        tile_of::<MR>(kc, tile, b, more, (soon, i), (known, common.as_ref()));
                     }
                     common.is_some()
                 }
             }
             #[target_feature(enable = $features)]
             #[inline]
-            unsafe fn tile_of<const MR: usize, const QUANTISES: bool>(
-                (kc, rows): (usize, usize),
+            unsafe fn tile_of<const MR: usize>(
+                kc: usize,
                 (a, t): (*const f32, *mut f32),
                 mut b: *const f32,
                 more: bool,
-                (soon, i, mut quantiser): (&Soon, usize, Option<&mut Quantiser>),
+                (soon, i): (&Soon, usize),
                 (known, common): (Known, Option<&Common<Avx512<true>>>),
             ) {
-                (rows..soon.rows).for_each(|r| soon.row(i * MR + r));
                 // SAFETY: the caller's promises.
                 unsafe {
-                    let start = match common {
-                        Some(common) if $quantised => {
-                            let start = common.start();
-                            [start[0].0, start[1].0]
-                        }
-                        _ => [_mm512_setzero_ps(); 2],
-                    };
-                    let mut sum = [start; MR];
+                    let mut sum = [[_mm512_setzero_ps(); 2]; MR];
                     let mut w = 0;
-                    // A row or a line for each word: a processor waits for only so many at a time. What is left over comes late.
-                    words!(rows, |r| soon.row(i * MR + r), quantiser, (sum, a, b, w, MR, $fma, $parts));
-                    let tail = if known != Known::Other { TAIL } else { 0 };
-                    let mut left = kc - rows - tail;
-                    for run in soon.runs {
-                        let lines = run.lines.min(left);
-                        words!(lines, |l| run.soon(i, l), quantiser, (sum, a, b, w, MR, $fma, $parts));
-                        left -= lines;
+                    // A line for each word: a processor waits for only so many at a time. Lines that are left over are fetched late.
+                    let mut left = if known != Known::Other { kc - TAIL } else { kc };
+                    let all = Run { lines: usize::MAX, ..Run::none(b) };
+                    for run in soon.runs.iter().chain([&all]) {
+                        let (mut line, n) = (run.at(i), run.lines.min(left));
+                        left -= n;
+                        for _ in 0..n {
+                            soon_used(line);
+                            soon_used(line.wrapping_byte_add(run.also));
+                            line = line.wrapping_byte_add(run.stride);
+                            step!(sum, a, b, w, MR, $fma, $parts);
+                        }
                     }
-                    words!(left, |_i| (), quantiser, (sum, a, b, w, MR, $fma, $parts));
                     let before = |r: usize, sum: [__m512; 2]| {
                         let t = t.add(r * NR);
                         if more {
@@ -209,28 +174,26 @@ macro_rules! kernel {
             let words = kc * $parts.len();
             let apart = block.len() / tiles;
             assert!(apart >= rows * words.next_multiple_of(LINE) && panel.len() >= kc * NR && sums.len() >= tiles * rows * NR);
-            let quantiser = soon.quantiser.take();
             let (a, b, t) = (block.as_ptr(), panel.as_ptr(), sums.as_mut_ptr());
             // SAFETY: the lengths were checked above for this number of rows.
             unsafe {
                 match rows {
-                    1 => tiles_of::<1, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
-                    2 => tiles_of::<2, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
-                    3 => tiles_of::<3, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
-                    4 => tiles_of::<4, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
-                    5 => tiles_of::<5, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
-                    6 => tiles_of::<6, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
-                    7 => tiles_of::<7, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
-                    8 => tiles_of::<8, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
-                    9 => tiles_of::<9, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
-                    10 => tiles_of::<10, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
-                    11 => tiles_of::<11, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
-                    12 => tiles_of::<12, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
-                    13 => tiles_of::<13, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
-                    14 if $meanwhile && quantiser.is_some() => {
-                        tiles_of::<14, $meanwhile>((kc, tiles), (a, apart), b, t, more, (soon, quantiser), last)
-                    }
-                    14 => tiles_of::<14, false>((kc, tiles), (a, apart), b, t, more, (soon, None), last),
+                    1 => tiles_of::<1>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    2 => tiles_of::<2>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    3 => tiles_of::<3>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    4 => tiles_of::<4>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    5 => tiles_of::<5>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    6 => tiles_of::<6>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    7 => tiles_of::<7>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    8 => tiles_of::<8>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    9 => tiles_of::<9>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    10 => tiles_of::<10>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    11 => tiles_of::<11>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    12 => tiles_of::<12>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    13 => tiles_of::<13>((kc, tiles), (a, apart), b, t, more, soon, last),
+                    14 if $meanwhile && avx512_bytes::takes(kc) => {
+ avx512_bytes::tiles((kc, tiles), (a, apart), b, t, more, soon, last) }
+                    14 => tiles_of::<14>((kc, tiles), (a, apart), b, t, more, soon, last),
                     _ => unreachable!("a tile has at most 14 rows"),
                 }
             }
@@ -263,7 +226,7 @@ unsafe fn fma_bf16(sum: __m512, a: __m512, b: __m512) -> __m512 {
 
 /// Four products a word, unsigned by signed bytes, summed exactly in i32.
 #[inline(always)]
-unsafe fn fma_int8(sum: __m512, a: __m512, b: __m512) -> __m512 {
+pub(super) unsafe fn fma_int8(sum: __m512, a: __m512, b: __m512) -> __m512 {
     // SAFETY: called from kernels that enable AVX-512 VNNI.
     unsafe {
         let (a, b) = (_mm512_castps_si512(a), _mm512_castps_si512(b));
@@ -287,7 +250,7 @@ unsafe fn fma_int8_plain(sum: __m512, a: __m512, b: __m512) -> __m512 {
 }
 
 #[inline(always)]
-unsafe fn add_i32(x: __m512, y: __m512) -> __m512 {
+pub(super) unsafe fn add_i32(x: __m512, y: __m512) -> __m512 {
     // SAFETY: called from kernels that enable AVX-512 F.
     unsafe { _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_castps_si512(y))) }
 }

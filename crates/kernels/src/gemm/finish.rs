@@ -190,19 +190,20 @@ function!(ShortGate, true, x => [x[0].mul(gelu_short_lanes(x[1])), x[1]]);
 
 /// What all rows of a tile have in common, or of tiles below each other: two vectors of columns, or one of values and one of their
 /// gates.
+#[repr(C)]
 pub(super) struct Common<V> {
     /// Factors of quantised columns, and what their sums hold too much.
-    by: [V; 2],
-    zeros: [V; 2],
-    bias: [V; 2],
+    pub by: [V; 2],
+    pub zeros: [V; 2],
+    pub bias: [V; 2],
     /// The part of the output that the tile is in, and of what is added to it.
-    out: *mut f32,
-    residual: *const f32,
-    adds: bool,
+    pub out: *mut f32,
+    pub residual: *const f32,
+    pub adds: bool,
     /// Columns of both.
-    stride: usize,
+    pub stride: usize,
     /// The factors of the rows.
-    factors: *const f32,
+    pub factors: *const f32,
 }
 
 impl<V: Words> Common<V> {
@@ -237,20 +238,14 @@ impl<V: Words> Common<V> {
         }
     }
 
-    /// What the sums of a row begin with, so that quantised ones hold nothing too much.
-    #[inline(always)]
-    pub fn start(&self) -> [V; 2] {
-        // Written out: `map` is compiled to a call.
-        let zero = self.zeros[0].same(0.0);
-        [zero.sub_whole(self.zeros[0]), zero.sub_whole(self.zeros[1])]
-    }
-
-    /// A row's values, less what is added last. Quantised sums hold nothing too much here.
+    /// A row's values, less what is added last.
     #[inline(always)]
     fn row<F: Function, const QUANTISED: bool>(&self, mut x: [V; 2], factor: f32) -> [V; 2] {
         for (i, x) in x.iter_mut().enumerate() {
             *x = if QUANTISED {
-                x.whole_to_f32().mul_add_once(self.by[i].mul(x.same(factor)), self.bias[i])
+                x.sub_whole(self.zeros[i])
+                    .whole_to_f32()
+                    .mul_add_once(self.by[i].mul(x.same(factor)), self.bias[i])
             } else {
                 x.add(self.bias[i])
             };
@@ -332,10 +327,7 @@ unsafe fn rows_of<V: Words, F: Function, const QUANTISED: bool, const RESIDUAL: 
         let common = Common::<V>::of::<false>(tile);
         let (mut out, mut residual, mut sums) = (common.out, common.residual, sums.as_ptr());
         for &factor in &factors[..tall] {
-            let mut x = [V::load(sums), V::load(sums.add(V::WIDTH))];
-            if QUANTISED {
-                x = [x[0].sub_whole(common.zeros[0]), x[1].sub_whole(common.zeros[1])];
-            }
+            let x = [V::load(sums), V::load(sums.add(V::WIDTH))];
             let x = common.row::<F, QUANTISED>(x, factor);
             if width == most {
                 for (i, mut x) in x.into_iter().enumerate().take(most / V::WIDTH) {

@@ -8,7 +8,8 @@
 //! AVX-512's micro-kernel goes over all whole tiles of a panel in one call: what is done between two tiles is not hidden behind their
 //! multiplications. The micro-kernels tell the processor of the lines that are used next, one for each word that they multiply: all at once
 //! would wait for each other. That is the tile's part of the output, the rows or weights that are packed next, and the next panel.
-//! Rows of bytes are quantised for the next block meanwhile, where that is faster (`quantiser.rs`).
+//! Tiles of bytes are finished while the next one is multiplied (`avx512_bytes.rs`), and rows of bytes quantised for the next block, where
+//! that is faster (`quantiser.rs`).
 //!
 //! Every element is summed in one order: within a block of the shared dimension in ascending order, then block by
 //! block (AMX sums the two bf16 of sixteen words apart, see `amx.rs`). It depends on the shared dimension alone, not on
@@ -20,6 +21,8 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bytes;
 #[cfg(target_arch = "x86_64")]
 mod avx512_pack;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // some is for AVX-512 alone
@@ -142,13 +145,13 @@ pub(crate) trait Left: Sync {
     }
 
     /// What does that, where they can: rows with blocks of `deep` words, and where they go with their factors; as many words
-    /// as are multiplied meanwhile.
+    /// as are multiplied meanwhile, by as many tiles.
     fn quantiser<'q>(
         &'q self,
         _rows: Range<usize>,
         _deep: usize,
         _to: (&'q mut [f32], &'q mut [f32]),
-        _words: usize,
+        _words: (usize, usize),
     ) -> Option<Quantiser<'q>> {
         None
     }

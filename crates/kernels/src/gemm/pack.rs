@@ -357,7 +357,7 @@ impl Left for Int8Rows<'_> {
         rows: Range<usize>,
         deep: usize,
         (packed, factors): (&'q mut [f32], &'q mut [f32]),
-        words: usize,
+        words: (usize, usize),
     ) -> Option<Quantiser<'q>> {
         let shape = (self.0.k, tall(Precision::Int8), deep);
         Quantiser::new(self.source(rows), shape, packed, factors, words)

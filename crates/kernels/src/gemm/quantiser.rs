@@ -3,44 +3,64 @@
 
 use super::LINE;
 use super::pack::PER_LINE;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// Words between two lines for which it is no slower than packing beside the multiplications; measured on the shapes of SD1.5
 /// and SDXL.
 const EVERY: Range<usize> = 8..128;
 
+/// Lines of rows that are quantised by whole rows or whole parts of rows beside each tile: their ends are where they were in the
+/// tile before, and a branch that is not foreseen costs much more than a line.
+const FEW: usize = 10;
+
 /// Rows on their way. Of each the largest magnitude is found line by line, while the row before it is quantised.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) struct Quantiser<'a> {
+    pub lines: Lines,
+    pub seen: Seen,
+    /// What the pointers of the lines point to.
+    _rows: PhantomData<(&'a [f32], &'a mut [f32])>,
+}
+
+/// What is in memory between two lines.
+pub(crate) struct Seen {
     /// Largest magnitudes so far of the row that is looked at.
     most: [f32; LINE],
     /// What the row before it is multiplied by.
     inverse: f32,
-    /// The rows, the lines of each, and the rows of a tile.
-    source: &'a [f32],
-    lines: usize,
-    mr: usize,
-    /// The row that is looked at, its next line, and where in the source that is.
-    row: usize,
+}
+
+/// Where the next line is. All of it changes, and nobody is told where it is: so a micro-kernel has it in registers.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[derive(Clone, Copy)]
+pub(crate) struct Lines {
+    /// The next line of the row that is looked at, and the lines of a row.
+    at: *const f32,
+    of_row: usize,
+    /// Those left in it, the row, and how many there are.
     line: usize,
-    at: usize,
-    /// Where they go, as in [`super::work`]; words of a block of the shared dimension.
-    packed: &'a mut [f32],
+    row: usize,
+    rows: usize,
+    /// Where the next line of the row before goes, how far on the one after it, and lines left in the block.
+    out: *mut f32,
+    next: usize,
+    left: usize,
+    /// Rows of a tile, and words of a block of the shared dimension; the packed rows, as in [`super::work`], and their factors.
+    mr: usize,
     deep: usize,
-    factors: &'a mut [f32],
-    /// Place of the next line of the row that is quantised, its tile's first row and their number, and lines left in the block.
-    out: usize,
+    packed: *mut f32,
+    factors: *mut f32,
+    /// The first row of the tile of the row that is quantised, and their number.
     first: usize,
     tall: usize,
-    left: usize,
-    /// Words that are multiplied before each line, and before the next one.
-    pub every: usize,
-    pub due: usize,
+    /// Lines beside each tile.
+    per: usize,
 }
 
 impl<'a> Quantiser<'a> {
-    /// For rows of `k` values, whole lines of them, in tiles of `mr` and blocks of `deep` words, while `words` are multiplied by
-    /// whole tiles; none if these are too few, or so many that it is not worth while.
+    /// For rows of `k` values, whole lines of them, in tiles of `mr` and blocks of `deep` words, while so many words are multiplied by
+    /// so many whole tiles; none if these are too few, or so many that it is not worth while.
     ///
     /// # Panics
     /// If lengths do not fit.
@@ -49,53 +69,59 @@ impl<'a> Quantiser<'a> {
         (k, mr, deep): (usize, usize, usize),
         packed: &'a mut [f32],
         factors: &'a mut [f32],
-        words: usize,
+        (words, tiles): (usize, usize),
     ) -> Option<Self> {
         assert!(super::quantises(), "asked for where the machine can");
-        let (rows, lines) = (factors.len(), k / PER_LINE);
-        assert!(lines > 0 && k == lines * PER_LINE && source.len() == rows * k);
+        let (rows, of_row) = (factors.len(), k / PER_LINE);
+        assert!(of_row > 0 && k == of_row * PER_LINE && source.len() == rows * k);
         assert!(mr > 0 && deep > 0 && deep % LINE == 0);
-        assert!(packed.len() == rows * (lines * LINE).next_multiple_of(deep));
-        let every = words / ((rows + 1) * lines);
-        let new = Quantiser {
-            most: [0.0; LINE],
-            inverse: 0.0,
-            source,
-            lines,
-            mr,
+        assert!(packed.len() == rows * (of_row * LINE).next_multiple_of(deep));
+        let all = (rows + 1) * of_row;
+        let per = all.div_ceil(tiles.max(1));
+        let per = match of_row {
+            ..=FEW if per < of_row => of_row.div_ceil(of_row / per),
+            ..=FEW => per.next_multiple_of(of_row),
+            _ => per,
+        };
+        let lines = Lines {
+            at: source.as_ptr(),
+            of_row,
+            line: of_row,
             row: 0,
-            line: 0,
-            at: 0,
-            packed,
+            rows,
+            out: packed.as_mut_ptr(),
+            next: 0,
+            left: 0,
+            mr,
             deep,
-            factors,
-            out: 0,
+            packed: packed.as_mut_ptr(),
+            factors: factors.as_mut_ptr(),
             first: 0,
             tall: 0,
-            left: 0,
-            every,
-            due: every,
+            per,
         };
-        EVERY.contains(&every).then_some(new)
+        let seen = Seen { most: [0.0; LINE], inverse: 0.0 };
+        EVERY.contains(&(words / all)).then_some(Quantiser { lines, seen, _rows: PhantomData })
     }
 
     /// What is left of all rows.
     pub fn finish(&mut self) {
         #[cfg(target_arch = "x86_64")]
-        while self.row <= self.factors.len() {
+        while self.lines.row <= self.lines.rows {
             // SAFETY: only machines that have the features make one.
-            unsafe { self.step() };
+            unsafe { self.lines.step(&mut self.seen) };
         }
     }
 }
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{LINE, PER_LINE, Quantiser};
-    use crate::gemm::pack::{ZERO, factor_of, inverse};
+    use super::{LINE, Lines, PER_LINE, Seen};
+    use crate::gemm::pack::ZERO;
     use crate::lanes::ROUND;
     use crate::share::soon_used;
     use std::arch::asm;
+    use std::ptr::{null, null_mut};
 
     /// Values that are fetched before they are looked at.
     const SOON: usize = 16 * PER_LINE;
@@ -106,11 +132,46 @@ mod x86 {
         magnitude: u32,
         /// Added to a number, this leaves the nearest whole one, plus what bytes have too much, in its lowest bits.
         whole: f32,
+        /// The largest byte, 1, and no number.
+        largest: f32,
+        one: f32,
+        none: f32,
     }
 
-    static CONSTANTS: Constants = Constants { magnitude: i32::MAX as u32, whole: ROUND + ZERO as f32 };
+    static CONSTANTS: Constants = Constants {
+        magnitude: i32::MAX as u32,
+        whole: ROUND + ZERO as f32,
+        largest: 127.0,
+        one: 1.0,
+        none: f32::NAN,
+    };
 
-    impl Quantiser<'_> {
+    impl Lines {
+        /// Nothing.
+        pub const NONE: Self = Lines {
+            at: null(),
+            of_row: 0,
+            line: 0,
+            row: 1,
+            rows: 0,
+            out: null_mut(),
+            next: 0,
+            left: 0,
+            mr: 0,
+            deep: 0,
+            packed: null_mut(),
+            factors: null_mut(),
+            first: 0,
+            tall: 0,
+            per: 0,
+        };
+
+        /// Lines beside the next tile.
+        #[inline(always)]
+        pub fn beside(&self) -> usize {
+            if self.row > self.rows { 0 } else { self.per }
+        }
+
         /// A line of the row that is looked at, and one of the row before it; nothing at the end. The same bits as
         /// [`super::super::pack::factor`] and the packing of one row after the other.
         ///
@@ -118,17 +179,14 @@ mod x86 {
         /// are stored by their halves: on Zen 5 a whole one takes a cycle from the units that multiply, and these take none.
         ///
         /// # Safety
-        /// The machine must have the features.
+        /// The machine must have the features; the rows and their places must be there, as [`super::Quantiser::new`] checks.
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
         #[inline]
-        pub unsafe fn step(&mut self) {
-            let rows = self.factors.len();
-            if self.row > rows {
+        pub unsafe fn step(&mut self, seen: *mut Seen) {
+            if self.row > self.rows {
                 return;
             }
             if self.row > 0 {
-                let at = self.at - self.lines * PER_LINE;
-                debug_assert!(at + PER_LINE <= self.source.len() && self.out + LINE <= self.packed.len());
                 // SAFETY: by the lengths that were checked at the beginning, as above.
                 unsafe {
                     asm!(
@@ -146,9 +204,9 @@ mod x86 {
                         "vmulps zmm31, zmm29, zmmword ptr [{x} + 192]",
                         "vaddps zmm31, zmm31, zmm30",
                         "vpmovdb xmmword ptr [{out} + 48], zmm31",
-                        inverse = in(reg) &self.inverse,
-                        x = in(reg) self.source.as_ptr().add(at),
-                        out = in(reg) self.packed.as_mut_ptr().add(self.out),
+                        inverse = in(reg) &raw const (*seen).inverse,
+                        x = in(reg) self.at.wrapping_sub(self.of_row * PER_LINE),
+                        out = in(reg) self.out,
                         constants = in(reg) &CONSTANTS,
                         out("zmm29") _,
                         out("zmm30") _,
@@ -156,19 +214,17 @@ mod x86 {
                         options(nostack, preserves_flags),
                     );
                 }
-                self.out += self.tall * LINE;
+                self.out = self.out.wrapping_add(self.next);
                 self.left -= 1;
                 if self.left == 0 {
                     // The next block of the row.
-                    self.out += (rows - self.tall) * self.deep;
+                    self.out = self.out.wrapping_add((self.rows - self.tall) * self.deep);
                     self.left = self.deep / LINE;
                 }
             }
-            if self.row < rows {
-                debug_assert!(self.at + PER_LINE <= self.source.len());
+            if self.row < self.rows {
                 // SAFETY: as above.
                 unsafe {
-                    let x = self.source.as_ptr().add(self.at);
                     asm!(
                         "vmovdqu64 zmm29, zmmword ptr [{most}]",
                         "vpbroadcastd zmm31, dword ptr [{constants}]",
@@ -182,67 +238,81 @@ mod x86 {
                         "vpmaxud zmm29, zmm29, zmm30",
                         "vextracti32x8 ymmword ptr [{most}], zmm29, 0",
                         "vextracti32x8 ymmword ptr [{most} + 32], zmm29, 1",
-                        most = in(reg) self.most.as_mut_ptr(),
-                        x = in(reg) x,
+                        most = in(reg) &raw mut (*seen).most,
+                        x = in(reg) self.at,
                         constants = in(reg) &CONSTANTS,
                         out("zmm29") _,
                         out("zmm30") _,
                         out("zmm31") _,
                         options(nostack, preserves_flags),
                     );
-                    for line in 0..PER_LINE / LINE {
-                        soon_used(x.wrapping_add(line * LINE + SOON));
-                    }
+                }
+                for line in 0..PER_LINE / LINE {
+                    soon_used(self.at.wrapping_add(line * LINE + SOON));
                 }
             }
-            self.at += PER_LINE;
-            self.line += 1;
-            if self.line == self.lines {
+            self.at = self.at.wrapping_add(PER_LINE);
+            self.line -= 1;
+            if self.line == 0 {
                 // SAFETY: the caller's promise.
-                unsafe { self.end_of_row(rows) };
+                unsafe { self.end_of_row(seen) };
             }
         }
 
         /// The row that was looked at is the next one that is quantised.
-        #[target_feature(enable = "avx512f,avx512vl")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
         #[inline]
-        unsafe fn end_of_row(&mut self, rows: usize) {
-            let most: u32;
-            // SAFETY: the memory is this object's.
-            unsafe {
-                asm!(
-                    "vmovdqu32 ymm29, ymmword ptr [{most}]",
-                    "vpmaxud ymm29, ymm29, ymmword ptr [{most} + 32]",
-                    "vextracti32x4 xmm30, ymm29, 1",
-                    "vpmaxud xmm29, xmm29, xmm30",
-                    "vpshufd xmm30, xmm29, 0x4e",
-                    "vpmaxud xmm29, xmm29, xmm30",
-                    "vpshufd xmm30, xmm29, 0xb1",
-                    "vpmaxud xmm29, xmm29, xmm30",
-                    "vmovd {largest:e}, xmm29",
-                    "vpxord xmm29, xmm29, xmm29",
-                    "vextracti32x8 ymmword ptr [{most}], zmm29, 0",
-                    "vextracti32x8 ymmword ptr [{most} + 32], zmm29, 1",
-                    most = in(reg) self.most.as_mut_ptr(),
-                    largest = out(reg) most,
-                    out("zmm29") _,
-                    out("zmm30") _,
-                    options(nostack, preserves_flags),
-                );
-            }
-            if self.row < rows {
-                let factor = factor_of(f32::from_bits(most));
-                // SAFETY: one for each row.
-                unsafe { *self.factors.get_unchecked_mut(self.row) = factor };
-                self.inverse = inverse(factor);
+        unsafe fn end_of_row(&mut self, seen: *mut Seen) {
+            if self.row < self.rows {
+                // SAFETY: the memory is what was seen, and one factor for each row.
+                unsafe {
+                    asm!(
+                        "vmovdqu32 ymm29, ymmword ptr [{most}]",
+                        "vpmaxud ymm29, ymm29, ymmword ptr [{most} + 32]",
+                        "vextracti32x4 xmm30, ymm29, 1",
+                        "vpmaxud xmm29, xmm29, xmm30",
+                        "vpshufd xmm30, xmm29, 0x4e",
+                        "vpmaxud xmm29, xmm29, xmm30",
+                        "vpshufd xmm30, xmm29, 0xb1",
+                        "vpmaxud xmm29, xmm29, xmm30",
+                        // As `factor_of` and `inverse`, without a branch.
+                        "vdivss xmm29, xmm29, dword ptr [{constants} + 8]",
+                        "vmovss xmm30, dword ptr [{constants} + 12]",
+                        "vdivss xmm30, xmm30, xmm29",
+                        // Infinite, or not a number.
+                        "vfpclassss k1, xmm29, 0x99",
+                        "vfpclassss k2, xmm30, 0x99",
+                        "knotw k3, k2",
+                        "vmovaps xmm29 {{k3}} {{z}}, xmm29",
+                        "vbroadcastss xmm29 {{k1}}, dword ptr [{constants} + 16]",
+                        "vmovss dword ptr [{factor}], xmm29",
+                        "kandnw k3, k1, k3",
+                        "vmovaps xmm30 {{k3}} {{z}}, xmm30",
+                        "vmovss dword ptr [{inverse}], xmm30",
+                        "vpxord zmm29, zmm29, zmm29",
+                        "vextracti32x8 ymmword ptr [{most}], zmm29, 0",
+                        "vextracti32x8 ymmword ptr [{most} + 32], zmm29, 1",
+                        most = in(reg) &raw mut (*seen).most,
+                        inverse = in(reg) &raw mut (*seen).inverse,
+                        factor = in(reg) self.factors.add(self.row),
+                        constants = in(reg) &CONSTANTS,
+                        out("k1") _,
+                        out("k2") _,
+                        out("k3") _,
+                        out("zmm29") _,
+                        out("zmm30") _,
+                        options(nostack, preserves_flags),
+                    );
+                }
                 if self.row == self.first + self.tall {
                     self.first = self.row;
-                    self.tall = self.mr.min(rows - self.first);
+                    self.tall = self.mr.min(self.rows - self.first);
+                    self.next = self.tall * LINE;
                 }
-                self.out = self.first * self.deep + (self.row - self.first) * LINE;
+                self.out = self.packed.wrapping_add(self.first * self.deep + (self.row - self.first) * LINE);
                 self.left = self.deep / LINE;
             }
-            (self.row, self.line) = (self.row + 1, 0);
+            (self.row, self.line) = (self.row + 1, self.of_row);
         }
     }
 }
@@ -271,7 +341,7 @@ mod tests {
             }
             let room = (k / 4).next_multiple_of(deep);
             let (mut packed, mut factors) = (vec![0.0; rows * room], vec![0.0; rows]);
-            let words = (rows + 1) * k / PER_LINE * EVERY.start;
+            let words = ((rows + 1) * k / PER_LINE * EVERY.start, 1);
             let mut quantiser =
                 Quantiser::new(&a, (k, mr, deep), &mut packed, &mut factors, words).expect("enough words");
             quantiser.finish();

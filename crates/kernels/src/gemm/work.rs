@@ -181,7 +181,8 @@ fn serial<L: Left, R: Right>(
         let mut quantiser = match &later {
             Some(later) if quantises => {
                 // Of each tile the last few words are multiplied while it is finished.
-                let meanwhile = rows.len() / mr * cols.len().div_ceil(nr) * blocks.words() / 16 * 15;
+                let panels = rows.len() / mr * cols.len().div_ceil(nr);
+                let meanwhile = (panels * blocks.words() / 16 * 15, panels * blocks.0.len());
                 let to = parts(there, later.len(), most, words);
                 a.quantiser(later.clone(), blocks.deepest(L::PRECISION), to, meanwhile)
             }
@@ -219,30 +220,32 @@ fn parts(place: &mut [f32], rows: usize, most: usize, words: usize) -> (&mut [f3
     (&mut packed[..rows * words], &mut factors[..rows])
 }
 
-/// Runs of lines that are fetched during one product, at most.
+/// Runs of lines that are fetched during one product for what is packed or multiplied next, at most.
 const RUNS: usize = 4;
 
-/// Lines of the cache that lie together, of each of several tiles as many.
+/// Lines of the cache that are fetched one by one, of each of several tiles as many.
 #[derive(Clone, Copy)]
 pub(super) struct Run {
-    /// Those of the first tile, and how many bytes on those of the next one are.
-    start: *const f32,
-    step: usize,
+    /// The first one, and how many bytes on those of the next tile are.
+    pub start: *const f32,
+    pub step: usize,
+    /// Bytes from one to the next, and to another one that is fetched with it: 0 if there is none.
+    pub stride: usize,
+    pub also: usize,
     pub lines: usize,
 }
 
-impl Default for Run {
-    fn default() -> Self {
-        Run { start: std::ptr::null(), step: 0, lines: 0 }
-    }
-}
-
 impl Run {
+    /// No lines. Who asks for one all the same gets the one at `start`.
+    pub const fn none(start: *const f32) -> Self {
+        Run { start, step: 0, stride: 0, also: 0, lines: 0 }
+    }
+
     /// Those of these bytes for one tile, those of `then`, if there are such, for the next one, and so on.
     fn of(bytes: &[u8], then: &[u8]) -> Self {
         let (start, next) = (bytes.as_ptr(), then.as_ptr());
         let step = if then.is_empty() { 0 } else { next.addr().wrapping_sub(start.addr()) };
-        Run { start: start.cast(), step, lines: bytes.len().div_ceil(4 * LINE) }
+        Run { step, stride: 4 * LINE, lines: bytes.len().div_ceil(4 * LINE), ..Run::none(start.cast()) }
     }
 
     /// Takes the next so many of `words` for each of `tiles`: for all of them as many lines, maybe some beyond the end.
@@ -251,49 +254,38 @@ impl Run {
         let (now, rest) = words.split_at(words.len().min(each * tiles));
         *words = rest;
         let lines = now.len().div_ceil(LINE).div_ceil(tiles);
-        Run { start: now.as_ptr(), step: lines * LINE * 4, lines }
+        Run { step: lines * LINE * 4, stride: 4 * LINE, lines, ..Run::none(now.as_ptr()) }
     }
 
-    /// Fetches a line of a tile.
+    /// The first line of a tile.
     #[inline(always)]
-    pub fn soon(&self, tile: usize, line: usize) {
-        soon_used(self.start.wrapping_byte_add(tile.wrapping_mul(self.step)).wrapping_add(line * LINE));
+    pub fn at(&self, tile: usize) -> *const f32 {
+        self.start.wrapping_byte_add(tile.wrapping_mul(self.step))
+    }
+
+    /// Fetches all lines of a tile.
+    #[inline(always)]
+    pub fn fetch(&self, tile: usize) {
+        for l in 0..self.lines {
+            let line = self.at(tile).wrapping_byte_add(l * self.stride);
+            soon_used(line);
+            soon_used(line.wrapping_byte_add(self.also));
+        }
     }
 }
 
 /// What is used after the product of a tile: the processor may fetch it meanwhile.
 pub(super) struct Soon<'a, 'q> {
-    /// The tile's part of the output, and of what is added to it; so many rows, this far apart, of one line of the cache or
-    /// two.
-    out: *const f32,
-    residual: Option<*const f32>,
-    stride: usize,
-    wide: bool,
-    pub rows: usize,
-    /// What will be packed next.
-    pub runs: &'a [Run; RUNS],
+    /// The tile's part of the output and of what is added to it, and what will be packed or multiplied next.
+    pub runs: [Run; 2 + RUNS],
     /// What quantises the next rows meanwhile, if the micro-kernel can.
     pub quantiser: Cell<Option<&'a mut Quantiser<'q>>>,
 }
 
 impl Soon<'_, '_> {
-    #[inline(always)]
-    pub fn row(&self, r: usize) {
-        for start in [Some(self.out), self.residual].into_iter().flatten() {
-            let start = start.wrapping_add(r * self.stride);
-            soon_used(start);
-            if self.wide {
-                soon_used(start.wrapping_add(LINE));
-            }
-        }
-    }
-
     /// All at once.
     pub fn fetch(&self) {
-        (0..self.rows).for_each(|r| self.row(r));
-        for run in self.runs {
-            (0..run.lines).for_each(|l| run.soon(0, l));
-        }
+        self.runs.iter().for_each(|run| run.fetch(0));
     }
 }
 
@@ -371,7 +363,7 @@ impl Block<'_, '_> {
                     let mut i = 0;
                     while mt < rows.end {
                         let count = if i < whole { whole } else { 1 };
-                        let mut runs = [Run::default(); RUNS];
+                        let mut runs = [Run::none(std::ptr::null()); RUNS];
                         runs[0] = Run::first_of(&mut self.next, lines * LINE, count);
                         runs[1] = Run::first_of(&mut coming, share, count);
                         if let (true, Some((kb, _, nt))) = (ahead > 0, later) {
@@ -406,13 +398,21 @@ impl Block<'_, '_> {
         let tall = mr.min(self.rows.end - mt);
         let sums = &mut self.sums[wait..][..tiles * tall * nr];
         let at = mt * place.stride + place.column;
+        // Of the last block's tiles the rows, of one line of the cache or two.
+        let run = |start: *const f32| Run {
+            step: tall * place.stride * 4,
+            stride: place.stride * 4,
+            also: if place.width > LINE { 4 * LINE } else { 0 },
+            lines: if last { tall } else { 0 },
+            ..Run::none(start)
+        };
+        let [a, b, c, d] = *runs;
+        let added = place
+            .epilogue
+            .residual
+            .map_or(Run::none(panel.as_ptr()), |all| run(all.as_ptr().wrapping_add(at)));
         let soon = Soon {
-            out: place.out.line(at),
-            residual: place.epilogue.residual.map(|all| all.as_ptr().wrapping_add(at)),
-            stride: place.stride,
-            wide: place.width > LINE,
-            rows: if last { tall } else { 0 },
-            runs,
+            runs: [run(place.out.line(at)), added, a, b, c, d],
             quantiser: Cell::new(self.quantiser.as_deref_mut()),
         };
         let factors = &self.factors[mt - self.rows.start..];
