@@ -30,13 +30,11 @@ const LEAST: usize = 5;
 #[repr(C, align(64))]
 struct Constants {
     gelu: [[f32; 16]; 3],
-    magnitude: u32,
     end: f32,
     quarters: f32,
 }
 
-static CONSTANTS: Constants =
-    Constants { gelu: GELU, magnitude: i32::MAX as u32, end: GELU_END, quarters: QUARTERS };
+static CONSTANTS: Constants = Constants { gelu: GELU, end: GELU_END, quarters: QUARTERS };
 
 /// Sums of a tile.
 #[repr(C, align(64))]
@@ -102,9 +100,8 @@ unsafe fn finish_row(
         if known == Known::Gate {
             row!(
                 value!("zmm28", "zmm31", 64),
-                // As `gelu_short_lanes`.
-                "vandps zmm29, zmm28, dword ptr [{constants} + {magnitude}]{{1to16}}",
-                "vminps zmm29, zmm29, dword ptr [{constants} + {end}]{{1to16}}",
+                // As `gelu_short_lanes`; the first one is the lesser magnitude.
+                "vrangeps zmm29, zmm28, dword ptr [{constants} + {end}]{{1to16}}, 10",
                 "vpxord zmm30, zmm30, zmm30",
                 "vmaxps zmm28, zmm30, zmm28",
                 "vaddps zmm30, zmm29, dword ptr [{constants} + {quarters}]{{1to16}}",
@@ -121,7 +118,6 @@ unsafe fn finish_row(
                 "prefetcht0 byte ptr [{out} + {ahead}]",
                 =>
                 constants = in(reg) &CONSTANTS,
-                magnitude = const offset_of!(Constants, magnitude),
                 end = const offset_of!(Constants, end),
                 quarters = const offset_of!(Constants, quarters),
             );
