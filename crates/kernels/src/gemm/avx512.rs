@@ -12,7 +12,7 @@ use std::arch::x86_64::*;
 pub(super) const NR: usize = 32;
 
 /// Words that are left for the way out of a tile: see the end of `tile_of`.
-const TAIL: usize = 2;
+pub(super) const TAIL: usize = 2;
 
 /// Does `$body` for each part of word `$w`, as the kernel has them: with two vectors of B, and where the first row's word of A
 /// is, which is its word `$v`.

@@ -7,9 +7,9 @@
 //! place, for a branch that is not foreseen costs as much as a row.
 
 use super::LINE;
-use super::avx512::{NR, add_i32, fma_int8};
+use super::avx512::{NR, TAIL, add_i32, fma_int8};
 use super::finish::{Common, Known, Tile};
-use super::quantiser::Lines;
+use super::quantiser::{LEAST, Lines};
 use super::work::Soon;
 use crate::act::{GELU, GELU_END, QUARTERS};
 use crate::lanes::{Avx512, Lanes};
@@ -19,12 +19,6 @@ use std::mem::{MaybeUninit, offset_of};
 
 /// Rows of a tile.
 const ROWS: usize = 14;
-
-/// Words that are left for the way out of a tile: row by row, so that while one is stored, the next ones are multiplied.
-const TAIL: usize = 2;
-
-/// Lines of a tile, at least: after each half or third of one a row can be finished.
-const LEAST: usize = 5;
 
 /// What the instructions below have in memory.
 #[repr(C, align(64))]
@@ -121,31 +115,33 @@ unsafe fn finish_row(
                 end = const offset_of!(Constants, end),
                 quarters = const offset_of!(Constants, quarters),
             );
-        } else if common.adds {
-            row!(
-                value!("zmm28", "zmm29", 0),
-                value!("zmm30", "zmm31", 64),
-                "vaddps zmm28, zmm28, zmmword ptr [{residual}]",
-                "vaddps zmm30, zmm30, zmmword ptr [{residual} + 64]",
-                "vmovups zmmword ptr [{out}], zmm28",
-                "vmovups zmmword ptr [{out} + 64], zmm30",
-                "prefetcht0 byte ptr [{out} + {ahead}]",
-                "prefetcht0 byte ptr [{out} + {ahead} + 64]",
-                "prefetcht0 byte ptr [{residual} + {ahead}]",
-                "prefetcht0 byte ptr [{residual} + {ahead} + 64]",
-                =>
-                residual = in(reg) residual,
-            );
         } else {
-            row!(
-                value!("zmm28", "zmm29", 0),
-                value!("zmm30", "zmm31", 64),
-                "vmovups zmmword ptr [{out}], zmm28",
-                "vmovups zmmword ptr [{out} + 64], zmm30",
-                "prefetcht0 byte ptr [{out} + {ahead}]",
-                "prefetcht0 byte ptr [{out} + {ahead} + 64]",
-                =>
-            );
+            // `$added` and `$soon` are there where something is added.
+            macro_rules! keep {
+                ([$($added:literal)*] [$($soon:literal)*] $($more:tt)*) => {
+                    row!(
+                        value!("zmm28", "zmm29", 0),
+                        value!("zmm30", "zmm31", 64),
+                        $($added,)*
+                        "vmovups zmmword ptr [{out}], zmm28",
+                        "vmovups zmmword ptr [{out} + 64], zmm30",
+                        "prefetcht0 byte ptr [{out} + {ahead}]",
+                        "prefetcht0 byte ptr [{out} + {ahead} + 64]",
+                        $($soon,)*
+                        =>
+                        $($more)*
+                    )
+                };
+            }
+            if common.adds {
+                keep!(
+                    ["vaddps zmm28, zmm28, zmmword ptr [{residual}]" "vaddps zmm30, zmm30, zmmword ptr [{residual} + 64]"]
+                    ["prefetcht0 byte ptr [{residual} + {ahead}]" "prefetcht0 byte ptr [{residual} + {ahead} + 64]"]
+                    residual = in(reg) residual,
+                );
+            } else {
+                keep!([] []);
+            }
         }
     }
 }
@@ -285,7 +281,8 @@ unsafe fn tiles_of<const SPLITS: usize, const SPREAD: bool>(
                 v = v.wrapping_add((ROWS - 1) * LINE);
             }
             let v = a.add((lines - 1) * ROWS * LINE + LINE - TAIL);
-            let (t, to) = (t.add(i * ROWS * NR), if common.is_some() { sums } else { t.add(i * ROWS * NR) });
+            let t = t.add(i * ROWS * NR);
+            let to = if common.is_some() { sums } else { t };
             // Written out, for the compiler leaves a loop of so much as one, and then the sums are not in registers.
             macro_rules! each {
                 ($($r:literal)*) => {$(

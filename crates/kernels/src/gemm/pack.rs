@@ -1,7 +1,7 @@
 //! Operands on their way into a product: narrowed to the precision and cut into 32-bit words; columns of B interleaved, so that
 //! the micro-kernel reads them in order.
 
-use super::quantiser::Quantiser;
+use super::quantiser::{LEAST, Quantiser};
 use super::{LINE, Left, Precision, Right, depth, quantises, tall, wide};
 use crate::Weight;
 use crate::lanes::ROUND;
@@ -349,7 +349,7 @@ impl Left for Int8Rows<'_> {
     }
 
     fn quantises(&self) -> bool {
-        quantises() && self.0.k % PER_LINE == 0
+        quantises() && self.0.k % PER_LINE == 0 && self.0.k >= LEAST * PER_LINE
     }
 
     fn quantiser<'q>(

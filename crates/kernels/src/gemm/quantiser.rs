@@ -10,6 +10,9 @@ use std::ops::Range;
 /// and SDXL.
 const EVERY: Range<usize> = 8..128;
 
+/// Lines of a block of the shared dimension, at least: after each half or third of one the micro-kernel does something beside.
+pub(super) const LEAST: usize = 5;
+
 /// Lines of rows that are quantised by whole rows or whole parts of rows beside each tile: their ends are where they were in the
 /// tile before, and a branch that is not foreseen costs much more than a line.
 const FEW: usize = 10;
