@@ -2,7 +2,7 @@
 
 use super::LINE;
 use super::finish::Tile;
-use super::work::Soon;
+use super::soon::Soon;
 use crate::amx::{COLUMNS, Kind, Product, multiply};
 
 /// Multiplies; the sums wait in memory. Words of rows beyond the last must be 0 in bf16 where they fill a line.

@@ -3,7 +3,7 @@
 use super::LINE;
 use super::avx512_bytes;
 use super::finish::{Common, Known, Tile, gate_rows, keep_rows};
-use super::work::{Run, Soon};
+use super::soon::{Run, Soon};
 use crate::lanes::Avx512;
 use crate::share::soon_used;
 use std::arch::x86_64::*;

@@ -10,7 +10,7 @@ use super::LINE;
 use super::avx512::{NR, TAIL, add_i32, fma_int8};
 use super::finish::{Common, Known, Tile};
 use super::quantiser::{LEAST, Lines};
-use super::work::Soon;
+use super::soon::Soon;
 use crate::act::{GELU, GELU_END, QUARTERS};
 use crate::lanes::{Avx512, Lanes};
 use crate::share::soon_used;
@@ -209,7 +209,7 @@ unsafe fn tiles_of<const SPLITS: usize, const SPREAD: bool>(
         };
         let ahead = 4 * ROWS * stride;
         soon.runs[..2].iter().for_each(|run| run.fetch(0));
-        let [_, _, first, second, rest @ ..] = &soon.runs;
+        let [_, _, first, second, rest @ ..] = soon.runs else { unreachable!("at least four") };
         let ends = [first.lines, second.lines];
         let parts = lines * SPLITS;
         for i in 0..tiles {

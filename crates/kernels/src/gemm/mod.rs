@@ -32,7 +32,10 @@ mod neon;
 mod pack;
 mod packed;
 mod quantiser;
+mod rows;
 mod scalar;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+mod soon;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod vectors;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
@@ -52,9 +55,10 @@ use crate::level::{self, Level, level};
 use crate::share::{Shared, each};
 use pack::{Bf16Rows, Int8Rows, WeightRows};
 use quantiser::Quantiser;
+use soon::Soon;
 use std::cell::RefCell;
 use std::ops::Range;
-use work::{Soon, split};
+use work::split;
 
 /// Number format of a product's operands; sums and results are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -95,8 +99,16 @@ const PART_OF_B: usize = 6;
 const LEAST: usize = 4;
 /// Columns whose sums wait beside the block: MC · NC · 4 bytes, as much again at most.
 const NC: usize = 256;
-/// Four times as many wait beside rows of more bytes than this, which come from beyond a last-level cache's share.
-const FAR_BYTES: usize = 12 << 20;
+/// Bytes of rows, packed, above which they are packed block by block of the shared dimension, where each block has no more bytes than
+/// the second limit, and the sums of all columns wait, no more than the third: rows of more would come from the last-level cache
+/// again and again, and how fast that is depends on the machine's neighbours.
+const FAR_BYTES: usize = 1 << 20;
+const BLOCK_BYTES: usize = 800 << 10;
+const SUMS_BYTES: usize = 4 << 20;
+/// Panels, at least, for which rows are packed so.
+const PANELS: usize = 8;
+/// Blocks of the shared dimension from which on rows are as many as such a block may have.
+const DEEP: usize = 6;
 /// So many rows of A are one block where B is not packed: then each panel is packed and used on the spot.
 const FEW: usize = 640;
 /// Bytes of B that are packed before they are used by several blocks of A: they stay in the last-level cache.
@@ -117,13 +129,25 @@ fn block_rows(mr: usize, row: usize, b: usize) -> usize {
     (bytes / row.max(1)).clamp(LEAST * mr, MC) / mr * mr
 }
 
+/// True if so many rows are packed block by block of the shared dimension for so many columns: only those that lie together, for
+/// they are packed by each task that has them.
+fn by_block<L: Left>(a: &L, blocks: &Blocks, rows: usize, cols: usize) -> bool {
+    goes_on(L::PRECISION)
+        && L::PRECISION != Precision::Int8 // its factors are of whole rows
+        && rows * blocks.room(L::PRECISION) * 4 > FAR_BYTES
+        && rows * blocks.deepest(L::PRECISION) * 4 <= BLOCK_BYTES
+        && rows * cols.next_multiple_of(columns()) * 4 <= SUMS_BYTES
+        && cols >= PANELS * columns()
+        && !a.source(0..1).is_empty()
+}
+
 /// Bytes that products with shared dimensions up to `inner` and weights of up to `weights` values keep for packed operands,
 /// at most, on so many threads.
 pub fn scratch_bytes(inner: usize, weights: usize, threads: usize) -> usize {
     let row = Blocks::even(inner).room(Precision::F32) * 4;
     let block = block_rows(tall(Precision::Bf16), row, usize::MAX) * row;
-    let sums = MC * NC * if FEW * row > FAR_BYTES { 4 } else { 1 };
-    AHEAD_BYTES.min(weights * 4) + FEW * row + threads * (2 * block + sums * 4 + KC * 32 * 4)
+    let sums = if FEW * row > FAR_BYTES { BLOCK_BYTES + SUMS_BYTES } else { MC * NC * 4 };
+    AHEAD_BYTES.min(weights * 4) + FEW * row + threads * (2 * block + sums + KC * 32 * 4)
 }
 
 /// Where the left operand's rows come from.
@@ -530,7 +554,13 @@ pub(crate) fn run<L: Left, R: Right>(
     }
     let b = Joined { rights, targets };
     let words = blocks.words();
-    let most = block_rows(tall(L::PRECISION), words * 4 * L::PRECISION.per_word(), words * 4 * n);
+    let mr = tall(L::PRECISION);
+    let many = BLOCK_BYTES / (4 * blocks.deepest(L::PRECISION)) / mr * mr;
+    let most = if blocks.0.len() >= DEEP && by_block(a, blocks, many, n) {
+        many
+    } else {
+        block_rows(mr, words * 4 * L::PRECISION.per_word(), words * 4 * n)
+    };
     if b.is_packed() {
         return split(m, 0..n, most, blocks, a, &b, targets);
     }

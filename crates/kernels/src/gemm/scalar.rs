@@ -7,7 +7,7 @@
 
 use super::LINE;
 use super::finish::Tile;
-use super::work::Soon;
+use super::soon::Soon;
 
 /// Columns of the tile.
 const NR: usize = 16;

@@ -353,6 +353,55 @@ fn int8_of_many_rows_has_the_same_bits_at_each_level() {
 }
 
 #[test]
+fn rows_packed_by_block_have_the_bits_of_few_rows() {
+    // One task, and several side by side; two rows are left of whole tiles of 14, and words of whole lines.
+    let m = 128;
+    for (precision, k) in [(Precision::F32, 2203), (Precision::Bf16, 4403)] {
+        for (threads, n) in [(1, 290), (2, 1100)] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool");
+            let (a, w, bias, res) = (noise(m * k, 1), noise(n * k, 2), noise(n, 3), noise(m * n, 4));
+            let plain = Extras { bias: Some(&bias), ..Extras::default() };
+            let test = |level: &str| {
+                if goes_on(precision) {
+                    let blocks = Blocks::even(k.div_ceil(precision.per_word()));
+                    let columns = if threads == 1 { n } else { n / (2 * threads) };
+                    assert!(
+                        by_block(&Rows::new(&a, k, precision.per_word()), &blocks, m, columns),
+                        "{level}"
+                    );
+                }
+                for (packed, gate) in [(false, false), (false, true), (true, false), (true, true)] {
+                    let then = if gate { Then::Gate } else { Then::Keep };
+                    let outputs = if gate { n / 2 } else { n };
+                    let got = pool.install(|| {
+                        let residual = (!gate).then_some(&res[..]);
+                        by(precision, packed, &a, k, &w, Extras { then, residual, ..plain })
+                    });
+                    for r0 in (0..m).step_by(25) {
+                        let rows = r0..m.min(r0 + 9);
+                        let part = |x: &[f32], wide: usize| x[rows.start * wide..rows.end * wide].to_vec();
+                        let res = (!gate).then(|| part(&res, n));
+                        let extras = Extras { then, residual: res.as_deref(), ..plain };
+                        let few = by(precision, true, &part(&a, k), k, &w, extras);
+                        assert_eq!(
+                            few,
+                            part(&got, outputs),
+                            "{level} {precision:?} packed {packed} gate {gate} {rows:?}"
+                        );
+                    }
+                }
+            };
+            if threads == 1 {
+                each_level(test);
+            } else {
+                let _fixed_level = fixed_level();
+                test("best");
+            }
+        }
+    }
+}
+
+#[test]
 fn half_weights_are_widened_exactly() {
     let _fixed_level = fixed_level();
     let (m, n, k) = (9, 35, 300);

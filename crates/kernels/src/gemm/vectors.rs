@@ -19,7 +19,7 @@ macro_rules! kernel {
             (block, panel): (&[f32], &[f32]),
             sums: &mut [f32],
             more: bool,
-            soon: &$crate::gemm::work::Soon,
+            soon: &$crate::gemm::soon::Soon,
             _: Option<&$crate::gemm::finish::Tile>,
         ) -> bool {
             use $crate::gemm::{LINE, vectors::NR};

@@ -2,22 +2,23 @@
 
 use super::finish::{Place, Tile, finish};
 use super::quantiser::Quantiser;
+use super::rows::{Packed, Tiling, pack_block, pack_tile, packed_at};
+use super::soon::{PAIRS, RUNS, Run, Soon};
 use super::{
-    Blocks, FAR_BYTES, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned,
+    Blocks, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, by_block,
     columns, goes_on, micro, tall, target,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Session;
-use crate::share::{Shared, each, soon, soon_used};
+use crate::share::{Shared, each};
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Columns whose sums wait beside a block of so many rows of so many words: whole panels. The rows are read once for them.
-fn waiting(rows: usize, words: usize) -> usize {
+/// Columns whose sums wait beside a block of so many rows: whole panels. The rows are read once for them.
+fn waiting(rows: usize) -> usize {
     let nr = columns();
-    let sums = if rows * words * 4 > FAR_BYTES { 4 * NC } else { NC };
-    (MC * sums / rows.max(MC)).max(nr) / nr * nr
+    (MC * NC / rows.max(MC)).max(nr) / nr * nr
 }
 
 /// Splits rows, of which a block has `most`, and columns into tasks.
@@ -40,15 +41,18 @@ pub(super) fn split<L: Left, R: Right>(
     let needed = m.div_ceil(most);
     let down = if needed >= threads { needed.next_multiple_of(threads).min(tiles) } else { needed };
     let across = if threads == 1 { 1 } else { (2 * threads).div_ceil(down) }.min(cols.len().div_ceil(nr));
+    let most = (tiles.div_ceil(down) * mr).min(m);
+    let by_block = by_block(a, blocks, most, cols.len().div_ceil(across));
     // Where all tasks have the same rows, these are packed once.
     let mut left = LEFT.take();
     let mut ready = None;
-    if down == 1 && across > 1 {
+    if down == 1 && across > 1 && !by_block {
         let words = m * blocks.room(L::PRECISION);
         let (packed, factors) = aligned(&mut left, words + m).split_at_mut(words);
         let (to, of) = (Shared::new(packed), Shared::new(factors));
+        let all: Vec<_> = Tiling::of(L::PRECISION).tiles(0..m).collect();
         // SAFETY: each tile has its own part.
-        each(tiles, |t| unsafe { pack_tile(a, blocks, 0..m, t * mr, to, of, true) });
+        each(tiles, |t| unsafe { pack_tile(a, blocks, 0..m, all[t].clone(), to, of, true) });
         ready = Some((&*packed, &*factors));
     }
     // Where the next block is quantised meanwhile, a task takes one block after the other, until none is left.
@@ -65,68 +69,10 @@ pub(super) fn split<L: Left, R: Right>(
         let part = cols.start + part.start..cols.start + part.end;
         // Taken out of the cell, so that a task stolen by this thread inside `each` finds it free.
         let mut scratch = SCRATCH.take();
-        let most = (tiles.div_ceil(down) * mr).min(m);
-        serial((&mut rows, most, meanwhile), part, blocks, a, b, targets, ready, &mut scratch);
+        serial((&mut rows, most), (meanwhile, by_block), part, blocks, a, b, targets, ready, &mut scratch);
         SCRATCH.set(scratch);
     });
     LEFT.set(left);
-}
-
-/// Where block `kb` of the tile at row `mt` is among packed `rows`, whose blocks of `deep` words lie one after the other.
-/// Tiles have `mr` rows but for the last one.
-fn packed_at(mr: usize, rows: &Range<usize>, deep: usize, kb: usize, mt: usize) -> Range<usize> {
-    let tall = mr.min(rows.end - mt);
-    let at = (rows.len() * kb + (mt - rows.start)) * deep;
-    at..at + tall * deep
-}
-
-/// Values of rows that are packed at a time: half of a first-level cache.
-const GROUP: usize = 6 << 10;
-
-/// Packs all blocks of the tile at row `mt` of `rows`, and writes their factors. What is `cold` was written by another thread,
-/// and its place read by one: both are fetched before.
-///
-/// # Safety
-/// No other thread may use the tile's parts of `packed` and `factors` meanwhile.
-unsafe fn pack_tile<L: Left>(
-    a: &L,
-    blocks: &Blocks,
-    rows: Range<usize>,
-    mt: usize,
-    packed: Shared,
-    factors: Shared,
-    cold: bool,
-) {
-    let mr = tall(L::PRECISION);
-    let tall = mr.min(rows.end - mt);
-    let deep = blocks.deepest(L::PRECISION);
-    let place = |kb| packed_at(mr, &rows, deep, kb, mt);
-    // SAFETY: the caller's promise.
-    let factors = unsafe { factors.part(mt - rows.start, tall) };
-    // As many rows at a time as stay in the first-level cache: what is quantised is read twice.
-    let per = blocks.words() * L::PRECISION.per_word();
-    let group = (GROUP / per.max(1)).clamp(1, tall);
-    for first in (0..tall).step_by(group) {
-        let group = first..tall.min(first + group);
-        if cold {
-            for r in group.clone() {
-                let row = a.source(mt + r..mt + r + 1);
-                soon(row, 0, row.len());
-                for kb in 0..blocks.0.len() {
-                    place(kb).skip(r * LINE).step_by(tall * LINE).for_each(|line| packed.soon(line, 1));
-                }
-            }
-        }
-        group.clone().for_each(|r| factors[r] = a.factor(mt + r));
-        for kb in 0..blocks.0.len() {
-            let place = place(kb);
-            // SAFETY: the caller's promise.
-            let out = unsafe { packed.part(place.start, place.len()) };
-            for r in group.clone() {
-                a.pack(kb, mt + r, factors[r], &mut out[r * LINE..], tall * LINE);
-            }
-        }
-    }
 }
 
 /// Part `p` of `parts` of `0..n`, in units of `unit`.
@@ -136,10 +82,12 @@ fn span(n: usize, unit: usize, parts: usize, p: usize) -> Range<usize> {
 }
 
 /// Rows × columns of the outputs on this thread, block by block of at most so many rows; columns are counted as the panels have
-/// them. `ready` has the rows packed, with their factors, where they are.
+/// them. `ready` has the rows packed, with their factors, where they are. The next ones can be quantised meanwhile, or all be packed
+/// `by_block`.
 #[allow(clippy::too_many_arguments)]
 fn serial<L: Left, R: Right>(
-    (all, most, quantises): (&mut dyn Iterator<Item = Range<usize>>, usize, bool),
+    (all, most): (&mut dyn Iterator<Item = Range<usize>>, usize),
+    (quantises, by_block): (bool, bool),
     cols: Range<usize>,
     blocks: &Blocks,
     a: &L,
@@ -148,14 +96,15 @@ fn serial<L: Left, R: Right>(
     ready: Option<(&[f32], &[f32])>,
     (pa, pb): &mut (Vec<f32>, Vec<f32>),
 ) {
-    let (mr, nr) = (tall(L::PRECISION), columns());
+    let (tiling, nr) = (Tiling::of(L::PRECISION), columns());
     #[cfg(target_arch = "x86_64")]
     let _tiles = Session::begin();
-    let words = blocks.room(L::PRECISION);
+    let deep = blocks.deepest(L::PRECISION);
+    let words = if by_block { deep } else { blocks.room(L::PRECISION) };
     let panel = aligned(pb, blocks.0.iter().copied().max().unwrap_or(0) * nr);
     // The sums of tiles, rows packed with their factors, and as much again where the next ones are quantised meanwhile.
     let own = if ready.is_some() { 0 } else { (most * (words + 1)).next_multiple_of(LINE) };
-    let wide = waiting(most, words);
+    let wide = if by_block { cols.len().next_multiple_of(nr) } else { waiting(most) };
     let (sums, rest) =
         aligned(pa, most * wide + own * if quantises { 2 } else { 1 }).split_at_mut(most * wide);
     let (mut here, mut there) = rest.split_at_mut(own);
@@ -164,37 +113,43 @@ fn serial<L: Left, R: Right>(
     while let Some(rows) = now {
         let later = all.next();
         let (packed, factors) = match ready {
-            Some(ready) => ready,
+            Some((packed, factors)) => (Packed::All(packed), factors),
             None => {
                 let (packed, factors) = parts(here, rows.len(), most, words);
-                if !quantised {
+                if by_block {
+                    for tile in tiling.tiles(rows.clone()) {
+                        let at = packed_at(&rows, deep, 0, &tile);
+                        pack_block(a, 0, tile, &mut packed[at]);
+                    }
+                    factors.fill(1.0);
+                } else if !quantised {
                     let (packed, factors) = (Shared::new(&mut *packed), Shared::new(&mut *factors));
-                    let tiles = rows.clone().step_by(mr);
                     // SAFETY: only this thread has them.
-                    tiles.for_each(|mt| unsafe {
-                        pack_tile(a, blocks, rows.clone(), mt, packed, factors, false);
+                    tiling.tiles(rows.clone()).for_each(|tile| unsafe {
+                        pack_tile(a, blocks, rows.clone(), tile, packed, factors, false);
                     });
                 }
-                (&*packed, &*factors)
+                (if by_block { Packed::One(packed) } else { Packed::All(packed) }, &*factors)
             }
         };
         let mut quantiser = match &later {
             Some(later) if quantises => {
                 // Of each tile the last few words are multiplied while it is finished.
-                let panels = rows.len() / mr * cols.len().div_ceil(nr);
+                let panels = rows.len() / tiling.mr * cols.len().div_ceil(nr);
                 let meanwhile = (panels * blocks.words() / 16 * 15, panels * blocks.0.len());
                 let to = parts(there, later.len(), most, words);
-                a.quantiser(later.clone(), blocks.deepest(L::PRECISION), to, meanwhile)
+                a.quantiser(later.clone(), deep, to, meanwhile)
             }
             _ => None,
         };
         // The rows below these, which this thread may have next.
         let below = rows.end..rows.end + rows.len();
-        let next = if quantiser.is_some() { &[] } else { a.source(later.clone().unwrap_or(below)) };
+        let next =
+            if by_block || quantiser.is_some() { &[] } else { a.source(later.clone().unwrap_or(below)) };
         let of = Block {
             rows,
-            mr,
-            deep: blocks.deepest(L::PRECISION),
+            tiling,
+            deep,
             micro: micro(L::PRECISION),
             packed,
             sums: &mut *sums,
@@ -204,7 +159,7 @@ fn serial<L: Left, R: Right>(
             narrow: L::PRECISION != Precision::F32,
             goes: goes_on(L::PRECISION),
         };
-        of.all(cols.clone(), wide, blocks, b, targets, panel);
+        of.all(cols.clone(), wide, blocks, a, b, targets, panel);
         quantised = quantiser.is_some();
         if let Some(quantiser) = &mut quantiser {
             quantiser.finish();
@@ -220,84 +175,14 @@ fn parts(place: &mut [f32], rows: usize, most: usize, words: usize) -> (&mut [f3
     (&mut packed[..rows * words], &mut factors[..rows])
 }
 
-/// Runs of lines that are fetched during one product for what is packed or multiplied next, at most.
-const RUNS: usize = 4;
-
-/// Lines of the cache that are fetched one by one, of each of several tiles as many.
-#[derive(Clone, Copy)]
-pub(super) struct Run {
-    /// The first one, and how many bytes on those of the next tile are.
-    pub start: *const f32,
-    pub step: usize,
-    /// Bytes from one to the next, and to another one that is fetched with it: 0 if there is none.
-    pub stride: usize,
-    pub also: usize,
-    pub lines: usize,
-}
-
-impl Run {
-    /// No lines. Who asks for one all the same gets the one at `start`.
-    pub const fn none(start: *const f32) -> Self {
-        Run { start, step: 0, stride: 0, also: 0, lines: 0 }
-    }
-
-    /// Those of these bytes for one tile, those of `then`, if there are such, for the next one, and so on.
-    fn of(bytes: &[u8], then: &[u8]) -> Self {
-        let (start, next) = (bytes.as_ptr(), then.as_ptr());
-        let step = if then.is_empty() { 0 } else { next.addr().wrapping_sub(start.addr()) };
-        Run { step, stride: 4 * LINE, lines: bytes.len().div_ceil(4 * LINE), ..Run::none(start.cast()) }
-    }
-
-    /// Takes the next so many of `words` for each of `tiles`: for all of them as many lines, maybe some beyond the end.
-    #[inline(always)]
-    fn first_of(words: &mut &[f32], each: usize, tiles: usize) -> Self {
-        let (now, rest) = words.split_at(words.len().min(each * tiles));
-        *words = rest;
-        let lines = now.len().div_ceil(LINE).div_ceil(tiles);
-        Run { step: lines * LINE * 4, stride: 4 * LINE, lines, ..Run::none(now.as_ptr()) }
-    }
-
-    /// The first line of a tile.
-    #[inline(always)]
-    pub fn at(&self, tile: usize) -> *const f32 {
-        self.start.wrapping_byte_add(tile.wrapping_mul(self.step))
-    }
-
-    /// Fetches all lines of a tile.
-    #[inline(always)]
-    pub fn fetch(&self, tile: usize) {
-        for l in 0..self.lines {
-            let line = self.at(tile).wrapping_byte_add(l * self.stride);
-            soon_used(line);
-            soon_used(line.wrapping_byte_add(self.also));
-        }
-    }
-}
-
-/// What is used after the product of a tile: the processor may fetch it meanwhile.
-pub(super) struct Soon<'a, 'q> {
-    /// The tile's part of the output and of what is added to it, and what will be packed or multiplied next.
-    pub runs: [Run; 2 + RUNS],
-    /// What quantises the next rows meanwhile, if the micro-kernel can.
-    pub quantiser: Cell<Option<&'a mut Quantiser<'q>>>,
-}
-
-impl Soon<'_, '_> {
-    /// All at once.
-    pub fn fetch(&self) {
-        self.runs.iter().for_each(|run| run.fetch(0));
-    }
-}
-
 /// Rows of A at work.
 struct Block<'a, 'q> {
     rows: Range<usize>,
-    /// Rows of a tile.
-    mr: usize,
+    tiling: Tiling,
     micro: Micro,
-    /// The rows, packed: block by block of the shared dimension, each `deep` words.
+    /// The rows, packed, and words of them in a block.
     deep: usize,
-    packed: &'a [f32],
+    packed: Packed<'a>,
     /// Sums of tiles that wait for the next block.
     sums: &'a mut [f32],
     /// Factors of the rows.
@@ -314,23 +199,26 @@ struct Block<'a, 'q> {
 
 impl Block<'_, '_> {
     /// All columns `cols`, of which the sums of `wide` wait at a time.
-    fn all<R: Right>(
+    #[allow(clippy::too_many_arguments)]
+    fn all<L: Left, R: Right>(
         mut self,
         cols: Range<usize>,
         wide: usize,
         blocks: &Blocks,
+        a: &L,
         b: &R,
         targets: &[Target],
         room: &mut [f32],
     ) {
-        let (mr, nr) = (self.mr, columns());
+        let nr = columns();
         let rows = self.rows.clone();
-        let tiles = rows.len().div_ceil(mr);
+        let tiles = rows.len().div_ceil(self.tiling.mr);
         let products = cols.len().div_ceil(nr) * tiles * blocks.0.len();
         let lines = self.next.len().div_ceil(LINE).div_ceil(products);
         let alone = blocks.0.len() == 1;
-        // Columns of the next panel whose weights are fetched during each tile's product, beside what packing fetches.
-        let ahead = nr.div_ceil(tiles);
+        // Columns of the next panel, in each half, whose weights are fetched during each tile's product, beside what packing fetches.
+        let half = nr / 2;
+        let ahead = half.div_ceil(tiles);
         let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
         for n0 in cols.clone().step_by(wide) {
             let n1 = (n0 + wide).min(cols.end);
@@ -357,31 +245,55 @@ impl Block<'_, '_> {
                         later.and_then(|(kb, k0, nt)| b.packed(nt, k0, blocks.0[kb])).unwrap_or(&[]);
                     let share = coming.len().div_ceil(tiles).next_multiple_of(LINE);
                     let place = targets[target(targets, nt)].place(nt, self.narrow);
+                    // With its last panel each tile gives its place to the next block.
+                    let then = match (&self.packed, later) {
+                        (Packed::One(_), Some((next, k0, _))) if next != kb => Some((next, k0)),
+                        _ => None,
+                    };
                     // All whole tiles in one go, or one by one.
-                    let whole = if self.goes { rows.len() / mr } else { 0 };
+                    let go = self.goes && then.is_none();
                     let mut mt = rows.start;
                     let mut i = 0;
                     while mt < rows.end {
-                        let count = if i < whole { whole } else { 1 };
-                        let mut runs = [Run::none(std::ptr::null()); RUNS];
+                        let tile = self.tiling.tile(&rows, mt);
+                        let count = if go { self.tiling.whole(rows.end - mt) } else { 1 };
+                        let mut runs = [Run::none(std::ptr::null()); RUNS + PAIRS];
                         runs[0] = Run::first_of(&mut self.next, lines * LINE, count);
                         runs[1] = Run::first_of(&mut coming, share, count);
                         if let (true, Some((kb, _, nt))) = (ahead > 0, later) {
-                            for (c, run) in (i * ahead..nr).zip(&mut runs[..ahead]) {
-                                *run = Run::of(b.source(kb, nt, c, nr), b.source(kb, nt, c + ahead, nr));
+                            let at = |c| b.source(kb, nt, c, nr);
+                            for (c, run) in (i * ahead..half).zip(&mut runs[..ahead]) {
+                                *run = Run::of(at(c), at(c + ahead), at(c + half));
                             }
+                        }
+                        let mut used = RUNS;
+                        if let Some((kb, k0)) = then {
+                            let words = (k0, blocks.0[kb]);
+                            used += Run::of_rows::<L>(a, tile.clone(), words, &mut runs[RUNS..]);
                         }
                         // Sums that wait for no other block take the same place again.
                         let wait = if alone { 0 } else { (nt - n0) * rows.len() + (mt - rows.start) * nr };
-                        self.multiply((kb, kc), (kb > 0, last), panel, &place, (mt, count), wait, &runs);
-                        (mt, i) = (mt + count * mr, i + count);
+                        self.multiply(
+                            (kb, kc),
+                            (kb > 0, last),
+                            panel,
+                            &place,
+                            (&tile, count),
+                            wait,
+                            &runs[..used],
+                        );
+                        (mt, i) = (mt + count * tile.len(), i + count);
+                        if let (Packed::One(packed), Some((next, _))) = (&mut self.packed, then) {
+                            let at = packed_at(&rows, self.deep, 0, &tile);
+                            pack_block(a, next, tile, &mut packed[at]);
+                        }
                     }
                 }
             }
         }
     }
 
-    /// Multiplies the `kc` words of block `kb` of some tiles from row `mt` on by a panel, several only if they are whole; their sums
+    /// Multiplies the `kc` words of block `kb` of this tile, and of some more after it, by a panel, several only if they are whole; their sums
     /// are at `wait`, those of `more` blocks before are there already. After the `last` block the tiles are written.
     #[allow(clippy::too_many_arguments)]
     fn multiply(
@@ -390,12 +302,12 @@ impl Block<'_, '_> {
         (more, last): (bool, bool),
         panel: &[f32],
         place: &Place,
-        (mt, tiles): (usize, usize),
+        (tile, tiles): (&Range<usize>, usize),
         wait: usize,
-        runs: &[Run; RUNS],
+        others: &[Run],
     ) {
-        let (mr, nr) = (self.mr, columns());
-        let tall = mr.min(self.rows.end - mt);
+        let nr = columns();
+        let (mt, tall) = (tile.start, tile.len());
         let sums = &mut self.sums[wait..][..tiles * tall * nr];
         let at = mt * place.stride + place.column;
         // Of the last block's tiles the rows, of one line of the cache or two.
@@ -406,19 +318,29 @@ impl Block<'_, '_> {
             lines: if last { tall } else { 0 },
             ..Run::none(start)
         };
-        let [a, b, c, d] = *runs;
         let added = place
             .epilogue
             .residual
             .map_or(Run::none(panel.as_ptr()), |all| run(all.as_ptr().wrapping_add(at)));
+        // Sums of many columns wait further away.
+        let one = matches!(self.packed, Packed::One(_));
+        let lines = if one && (more || !last) { tall * nr / LINE } else { 0 };
+        let waiting = Run { step: tall * nr * 4, stride: 4 * LINE, lines, ..Run::none(sums.as_ptr()) };
+        let mut runs = [waiting; 3 + RUNS + PAIRS];
+        runs[..2].copy_from_slice(&[run(place.out.line(at)), added]);
+        runs[2..2 + others.len()].copy_from_slice(others);
         let soon = Soon {
-            runs: [run(place.out.line(at)), added, a, b, c, d],
+            runs: &runs[..2 + others.len() + if one { 1 } else { 0 }],
             quantiser: Cell::new(self.quantiser.as_deref_mut()),
         };
         let factors = &self.factors[mt - self.rows.start..];
         let end = Tile { place, factors, row: mt, tall: tiles * tall };
-        let at = packed_at(mr, &self.rows, self.deep, kb, mt);
-        let panels = (&self.packed[at.start..at.start + tiles * at.len()], panel);
+        let (packed, kb) = match &self.packed {
+            Packed::All(packed) => (*packed, kb),
+            Packed::One(packed) => (&**packed, 0),
+        };
+        let at = packed_at(&self.rows, self.deep, kb, tile);
+        let panels = (&packed[at.start..at.start + tiles * at.len()], panel);
         // SAFETY: the level was detected on this machine; a task alone writes its rows × columns of the output.
         unsafe {
             let written = (self.micro)((tall, kc, tiles), panels, sums, more, &soon, last.then_some(&end));
