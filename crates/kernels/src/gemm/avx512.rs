@@ -125,7 +125,7 @@ macro_rules! kernel {
                     // A line for each word: a processor waits for only so many at a time. Lines that are left over are fetched late.
                     let mut left = if known != Known::Other { kc - TAIL } else { kc };
                     let all = Run { lines: usize::MAX, ..Run::none(b) };
-                    for run in soon.runs.iter().chain([&all]) {
+                    for run in soon.runs.iter().chain(soon.after).chain([&all]) {
                         let (mut line, n) = (run.at(i), run.lines.min(left));
                         left -= n;
                         for _ in 0..n {

@@ -209,7 +209,7 @@ unsafe fn tiles_of<const SPLITS: usize, const SPREAD: bool>(
         };
         let ahead = 4 * ROWS * stride;
         soon.runs[..2].iter().for_each(|run| run.fetch(0));
-        let [_, _, first, second, rest @ ..] = soon.runs else { unreachable!("at least four") };
+        let [_, _, first, second, rest @ ..] = soon.runs;
         let ends = [first.lines, second.lines];
         let parts = lines * SPLITS;
         for i in 0..tiles {

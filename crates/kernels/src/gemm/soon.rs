@@ -6,10 +6,12 @@ use crate::share::soon_used;
 use std::cell::Cell;
 use std::ops::Range;
 
-/// Runs of lines that are fetched during one product for what is packed or multiplied next, at most.
+/// Runs of a tile's own: its part of the output, and of what is added to it.
+pub(super) const OWN: usize = 2;
+/// Those of what is packed or multiplied next, at most.
 pub(super) const RUNS: usize = 4;
-/// As many more for rows that are packed right after it, two in each.
-pub(super) const PAIRS: usize = 7;
+/// Those of a tile's sums, and of as many rows as it has, two in each.
+pub(super) const AFTER: usize = 7 + 1;
 
 /// Lines of the cache that are fetched one by one, of each of several tiles as many.
 #[derive(Clone, Copy)]
@@ -83,8 +85,10 @@ impl Run {
 
 /// What is used after the product of a tile: the processor may fetch it meanwhile.
 pub(super) struct Soon<'a, 'q> {
-    /// The tile's part of the output and of what is added to it, and what will be packed or multiplied next: at least four.
-    pub runs: &'a [Run],
+    /// The tile's own lines, and those of what is packed or multiplied next.
+    pub runs: &'a [Run; OWN + RUNS],
+    /// Its sums, where they are not near, and what is packed right after it.
+    pub after: &'a [Run],
     /// What quantises the next rows meanwhile, if the micro-kernel can.
     pub quantiser: Cell<Option<&'a mut Quantiser<'q>>>,
 }
@@ -92,6 +96,6 @@ pub(super) struct Soon<'a, 'q> {
 impl Soon<'_, '_> {
     /// All at once.
     pub fn fetch(&self) {
-        self.runs.iter().for_each(|run| run.fetch(0));
+        self.runs.iter().chain(self.after).for_each(|run| run.fetch(0));
     }
 }

@@ -3,7 +3,7 @@
 use super::finish::{Place, Tile, finish};
 use super::quantiser::Quantiser;
 use super::rows::{Packed, Tiling, pack_block, pack_tile, packed_at};
-use super::soon::{PAIRS, RUNS, Run, Soon};
+use super::soon::{AFTER, OWN, RUNS, Run, Soon};
 use super::{
     Blocks, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, by_block,
     columns, goes_on, micro, tall, target,
@@ -220,6 +220,10 @@ impl Block<'_, '_> {
         let half = nr / 2;
         let ahead = half.div_ceil(tiles);
         let ahead = if b.is_packed() || ahead > RUNS { 0 } else { ahead };
+        // All whole tiles in one go, or one by one.
+        let whole = if self.goes { self.tiling.whole(rows.len()) } else { 1 };
+        let none = Run::none(std::ptr::null());
+        let (mut runs, mut after) = ([none; OWN + RUNS], [none; AFTER]);
         for n0 in cols.clone().step_by(wide) {
             let n1 = (n0 + wide).min(cols.end);
             for (kb, k0, kc) in blocks.iter() {
@@ -246,30 +250,28 @@ impl Block<'_, '_> {
                     let share = coming.len().div_ceil(tiles).next_multiple_of(LINE);
                     let place = targets[target(targets, nt)].place(nt, self.narrow);
                     // With its last panel each tile gives its place to the next block.
-                    let then = match (&self.packed, later) {
+                    let next = match (&self.packed, later) {
                         (Packed::One(_), Some((next, k0, _))) if next != kb => Some((next, k0)),
                         _ => None,
                     };
-                    // All whole tiles in one go, or one by one.
-                    let go = self.goes && then.is_none();
                     let mut mt = rows.start;
                     let mut i = 0;
                     while mt < rows.end {
                         let tile = self.tiling.tile(&rows, mt);
-                        let count = if go { self.tiling.whole(rows.end - mt) } else { 1 };
-                        let mut runs = [Run::none(std::ptr::null()); RUNS + PAIRS];
-                        runs[0] = Run::first_of(&mut self.next, lines * LINE, count);
-                        runs[1] = Run::first_of(&mut coming, share, count);
+                        let count = if i == 0 && next.is_none() { whole } else { 1 };
+                        runs[OWN] = Run::first_of(&mut self.next, lines * LINE, count);
+                        runs[OWN + 1] = Run::first_of(&mut coming, share, count);
                         if let (true, Some((kb, _, nt))) = (ahead > 0, later) {
+                            runs[OWN..].fill(none);
                             let at = |c| b.source(kb, nt, c, nr);
-                            for (c, run) in (i * ahead..half).zip(&mut runs[..ahead]) {
+                            for (c, run) in (i * ahead..half).zip(&mut runs[OWN..OWN + ahead]) {
                                 *run = Run::of(at(c), at(c + ahead), at(c + half));
                             }
                         }
-                        let mut used = RUNS;
-                        if let Some((kb, k0)) = then {
-                            let words = (k0, blocks.0[kb]);
-                            used += Run::of_rows::<L>(a, tile.clone(), words, &mut runs[RUNS..]);
+                        // One for the sums.
+                        let mut used = if matches!(self.packed, Packed::One(_)) { 1 } else { 0 };
+                        if let Some((kb, k0)) = next {
+                            used += Run::of_rows(a, tile.clone(), (k0, blocks.0[kb]), &mut after[used..]);
                         }
                         // Sums that wait for no other block take the same place again.
                         let wait = if alone { 0 } else { (nt - n0) * rows.len() + (mt - rows.start) * nr };
@@ -280,10 +282,10 @@ impl Block<'_, '_> {
                             &place,
                             (&tile, count),
                             wait,
-                            &runs[..used],
+                            (&mut runs, &mut after[..used]),
                         );
                         (mt, i) = (mt + count * tile.len(), i + count);
-                        if let (Packed::One(packed), Some((next, _))) = (&mut self.packed, then) {
+                        if let (Packed::One(packed), Some((next, _))) = (&mut self.packed, next) {
                             let at = packed_at(&rows, self.deep, 0, &tile);
                             pack_block(a, next, tile, &mut packed[at]);
                         }
@@ -304,7 +306,7 @@ impl Block<'_, '_> {
         place: &Place,
         (tile, tiles): (&Range<usize>, usize),
         wait: usize,
-        others: &[Run],
+        (runs, after): (&mut [Run; OWN + RUNS], &mut [Run]),
     ) {
         let nr = columns();
         let (mt, tall) = (tile.start, tile.len());
@@ -322,17 +324,13 @@ impl Block<'_, '_> {
             .epilogue
             .residual
             .map_or(Run::none(panel.as_ptr()), |all| run(all.as_ptr().wrapping_add(at)));
-        // Sums of many columns wait further away.
-        let one = matches!(self.packed, Packed::One(_));
-        let lines = if one && (more || !last) { tall * nr / LINE } else { 0 };
-        let waiting = Run { step: tall * nr * 4, stride: 4 * LINE, lines, ..Run::none(sums.as_ptr()) };
-        let mut runs = [waiting; 3 + RUNS + PAIRS];
-        runs[..2].copy_from_slice(&[run(place.out.line(at)), added]);
-        runs[2..2 + others.len()].copy_from_slice(others);
-        let soon = Soon {
-            runs: &runs[..2 + others.len() + if one { 1 } else { 0 }],
-            quantiser: Cell::new(self.quantiser.as_deref_mut()),
-        };
+        (runs[0], runs[1]) = (run(place.out.line(at)), added);
+        if let [first, ..] = after {
+            let lines = if more || !last { tall * nr / LINE } else { 0 };
+            let sums = Run { step: tall * nr * 4, stride: 4 * LINE, lines, ..Run::none(sums.as_ptr()) };
+            *first = sums;
+        }
+        let soon = Soon { runs, after, quantiser: Cell::new(self.quantiser.as_deref_mut()) };
         let factors = &self.factors[mt - self.rows.start..];
         let end = Tile { place, factors, row: mt, tall: tiles * tall };
         let (packed, kb) = match &self.packed {
