@@ -2,8 +2,9 @@
 //!
 //! Blocked as in Goto & van de Geijn, "Anatomy of High-Performance Matrix Multiplication" (2008), for a register tile
 //! of 14 × 32 (AVX-512): a block of A stays in the second-level cache, panels of B stream past it, and sums over
-//! several blocks of the shared dimension wait in a buffer beside it, so that the output is written once. Operands are
-//! packed on the way in: widened or narrowed and cut into 32-bit words (one f32, two bf16, four bytes). Lines of the
+//! several blocks of the shared dimension wait in a buffer beside it, so that the output is written once. Of many deep rows only one
+//! block of the shared dimension stays there: the next one is packed in its place, tile by tile, and the sums of all columns wait.
+//! Operands are packed on the way in: widened or narrowed and cut into 32-bit words (one f32, two bf16, four bytes). Lines of the
 //! rows of A stay lines, for the micro-kernel broadcasts their words one by one; words of B are interleaved.
 //! AVX-512's micro-kernel goes over all whole tiles of a panel in one call: what is done between two tiles is not hidden behind their
 //! multiplications. The micro-kernels tell the processor of the lines that are used next, one for each word that they multiply: all at once
