@@ -88,7 +88,7 @@ impl Precision {
 pub(crate) const KC: usize = 384;
 /// Words of a row of A that lie together, a line of the cache: a tile has the first lines of its rows, then the second ones.
 pub(crate) const LINE: usize = 16;
-/// Most rows of A in one block: what its sums take while they wait is MC · NC · 4 bytes.
+/// Most rows of A in one block (of bytes twice as many): what its sums take while they wait is MC · NC · 4 bytes.
 const MC: usize = 224;
 /// Bytes of the rows in one block of A, as they are before they are packed: these, the packed ones and what is read ahead of the
 /// next block stay in a second-level cache of 1 MiB. More if B is larger than a last-level cache's share, so that it is fetched
