@@ -23,10 +23,11 @@ pub(super) struct Tiling {
 }
 
 impl Tiling {
-    /// Those of the level in use. A quantiser has the last one shorter, and AMX multiplies few rows in as little time as 16.
-    pub fn of(precision: Precision) -> Self {
+    /// Those of the level in use. Where rows are quantised `meanwhile` the last one is shorter, and AMX multiplies few rows in as
+    /// little time as 16.
+    pub fn of(precision: Precision, meanwhile: bool) -> Self {
         let mr = tall(precision);
-        Tiling { mr, even: precision != Precision::Int8 && mr == level::tile_rows(level::level()) }
+        Tiling { mr, even: !meanwhile && mr == level::tile_rows(level::level()) }
     }
 
     /// The rows of the tile of `rows` at row `mt`.

@@ -50,7 +50,7 @@ pub(super) fn split<L: Left, R: Right>(
         let words = m * blocks.room(L::PRECISION);
         let (packed, factors) = aligned(&mut left, words + m).split_at_mut(words);
         let (to, of) = (Shared::new(packed), Shared::new(factors));
-        let all: Vec<_> = Tiling::of(L::PRECISION).tiles(0..m).collect();
+        let all: Vec<_> = Tiling::of(L::PRECISION, false).tiles(0..m).collect();
         // SAFETY: each tile has its own part.
         each(tiles, |t| unsafe { pack_tile(a, blocks, 0..m, all[t].clone(), to, of, true) });
         ready = Some((&*packed, &*factors));
@@ -96,7 +96,7 @@ fn serial<L: Left, R: Right>(
     ready: Option<(&[f32], &[f32])>,
     (pa, pb): &mut (Vec<f32>, Vec<f32>),
 ) {
-    let (tiling, nr) = (Tiling::of(L::PRECISION), columns());
+    let (tiling, nr) = (Tiling::of(L::PRECISION, quantises), columns());
     #[cfg(target_arch = "x86_64")]
     let _tiles = Session::begin();
     let deep = blocks.deepest(L::PRECISION);
