@@ -127,7 +127,7 @@ fn depth(words: usize) -> usize {
 /// tiles.
 fn block_rows(precision: Precision, row: usize, b: usize) -> usize {
     // Bytes are packed to a quarter of their place: twice as many rows fit, and what is between two panels is done half as often.
-    let times = if precision == Precision::Int8 { 2 } else { 1 };
+    let times = if precision == Precision::Int8 && goes_on(precision) { 2 } else { 1 };
     let mr = tall(precision);
     let bytes = (b / PART_OF_B).clamp(times * ROWS_BYTES, MOST_ROWS_BYTES);
     (bytes / row.max(1)).clamp(LEAST * mr, times * MC) / mr * mr
@@ -369,6 +369,11 @@ fn columns() -> usize {
 /// True if the micro-kernel of the level in use multiplies several whole tiles in one go, if they want the same lines fetched.
 fn goes_on(precision: Precision) -> bool {
     level() == Level::Avx512 && tall(precision) == level::tile_rows(Level::Avx512)
+}
+
+/// True if it is told what is used next, for the processor to fetch it: not so AMX's.
+fn fetches(precision: Precision) -> bool {
+    tall(precision) == level::tile_rows(level())
 }
 
 /// True if the micro-kernel of bytes quantises rows meanwhile: on AMD's processors, one of which was measured to be faster so

@@ -86,9 +86,10 @@ pub(super) unsafe fn pack_tile<L: Left>(
     let place = |kb| packed_at(&rows, deep, kb, &tile);
     // SAFETY: the caller's promise.
     let factors = unsafe { factors.part(mt - rows.start, tall) };
-    // As many rows at a time as stay in the first-level cache: what is quantised is read twice.
+    // What is quantised is read twice: as many rows at a time as stay in the first-level cache. Else all, for lines of one row
+    // may be a power of two apart.
     let per = blocks.words() * L::PRECISION.per_word();
-    let group = (GROUP / per.max(1)).clamp(1, tall);
+    let group = if L::PRECISION == Precision::Int8 { (GROUP / per.max(1)).clamp(1, tall) } else { tall };
     for first in (0..tall).step_by(group) {
         let group = first..tall.min(first + group);
         if cold {

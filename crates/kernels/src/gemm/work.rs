@@ -6,7 +6,7 @@ use super::rows::{Packed, Tiling, pack_block, pack_tile, packed_at};
 use super::soon::{AFTER, OWN, RUNS, Run, Soon};
 use super::{
     Blocks, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, by_block,
-    columns, goes_on, micro, tall, target,
+    columns, fetches, goes_on, micro, tall, target,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Session;
@@ -158,6 +158,7 @@ fn serial<L: Left, R: Right>(
             quantiser: quantiser.as_mut(),
             narrow: L::PRECISION != Precision::F32,
             goes: goes_on(L::PRECISION),
+            fetches: fetches(L::PRECISION),
         };
         of.all(cols.clone(), wide, blocks, a, b, targets, panel);
         quantised = quantiser.is_some();
@@ -193,8 +194,9 @@ struct Block<'a, 'q> {
     quantiser: Option<&'a mut Quantiser<'q>>,
     /// See [`Place::narrow`].
     narrow: bool,
-    /// The micro-kernel goes over several tiles.
+    /// The micro-kernel goes over several tiles, and is told what is used next.
     goes: bool,
+    fetches: bool,
 }
 
 impl Block<'_, '_> {
@@ -259,19 +261,22 @@ impl Block<'_, '_> {
                     while mt < rows.end {
                         let tile = self.tiling.tile(&rows, mt);
                         let count = if i == 0 && next.is_none() { whole } else { 1 };
-                        runs[OWN] = Run::first_of(&mut self.next, lines * LINE, count);
-                        runs[OWN + 1] = Run::first_of(&mut coming, share, count);
-                        if let (true, Some((kb, _, nt))) = (ahead > 0, later) {
-                            runs[OWN..].fill(none);
-                            let at = |c| b.source(kb, nt, c, nr);
-                            for (c, run) in (i * ahead..half).zip(&mut runs[OWN..OWN + ahead]) {
-                                *run = Run::of(at(c), at(c + ahead), at(c + half));
+                        let mut used = 0;
+                        if self.fetches {
+                            runs[OWN] = Run::first_of(&mut self.next, lines * LINE, count);
+                            runs[OWN + 1] = Run::first_of(&mut coming, share, count);
+                            if let (true, Some((kb, _, nt))) = (ahead > 0, later) {
+                                runs[OWN..].fill(none);
+                                let at = |c| b.source(kb, nt, c, nr);
+                                for (c, run) in (i * ahead..half).zip(&mut runs[OWN..OWN + ahead]) {
+                                    *run = Run::of(at(c), at(c + ahead), at(c + half));
+                                }
                             }
-                        }
-                        // One for the sums.
-                        let mut used = if matches!(self.packed, Packed::One(_)) { 1 } else { 0 };
-                        if let Some((kb, k0)) = next {
-                            used += Run::of_rows(a, tile.clone(), (k0, blocks.0[kb]), &mut after[used..]);
+                            // One for the sums.
+                            used = if matches!(self.packed, Packed::One(_)) { 1 } else { 0 };
+                            if let Some((kb, k0)) = next {
+                                used += Run::of_rows(a, tile.clone(), (k0, blocks.0[kb]), &mut after[used..]);
+                            }
                         }
                         // Sums that wait for no other block take the same place again.
                         let wait = if alone { 0 } else { (nt - n0) * rows.len() + (mt - rows.start) * nr };
@@ -312,23 +317,25 @@ impl Block<'_, '_> {
         let (mt, tall) = (tile.start, tile.len());
         let sums = &mut self.sums[wait..][..tiles * tall * nr];
         let at = mt * place.stride + place.column;
-        // Of the last block's tiles the rows, of one line of the cache or two.
-        let run = |start: *const f32| Run {
-            step: tall * place.stride * 4,
-            stride: place.stride * 4,
-            also: if place.width > LINE { 4 * LINE } else { 0 },
-            lines: if last { tall } else { 0 },
-            ..Run::none(start)
-        };
-        let added = place
-            .epilogue
-            .residual
-            .map_or(Run::none(panel.as_ptr()), |all| run(all.as_ptr().wrapping_add(at)));
-        (runs[0], runs[1]) = (run(place.out.line(at)), added);
-        if let [first, ..] = after {
-            let lines = if more || !last { tall * nr / LINE } else { 0 };
-            let sums = Run { step: tall * nr * 4, stride: 4 * LINE, lines, ..Run::none(sums.as_ptr()) };
-            *first = sums;
+        if self.fetches {
+            // Of the last block's tiles the rows, of one line of the cache or two.
+            let run = |start: *const f32| Run {
+                step: tall * place.stride * 4,
+                stride: place.stride * 4,
+                also: if place.width > LINE { 4 * LINE } else { 0 },
+                lines: if last { tall } else { 0 },
+                ..Run::none(start)
+            };
+            let added = place
+                .epilogue
+                .residual
+                .map_or(Run::none(panel.as_ptr()), |all| run(all.as_ptr().wrapping_add(at)));
+            (runs[0], runs[1]) = (run(place.out.line(at)), added);
+            if let [first, ..] = after {
+                let lines = if more || !last { tall * nr / LINE } else { 0 };
+                let sums = Run { step: tall * nr * 4, stride: 4 * LINE, lines, ..Run::none(sums.as_ptr()) };
+                *first = sums;
+            }
         }
         let soon = Soon { runs, after, quantiser: Cell::new(self.quantiser.as_deref_mut()) };
         let factors = &self.factors[mt - self.rows.start..];
