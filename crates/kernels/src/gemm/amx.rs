@@ -1,11 +1,13 @@
-//! Micro-kernels for AMX: a tile of up to 32 × 32. What is used next is not fetched: measured, that gained nothing.
+//! Micro-kernels for AMX: a tile of up to 32 × 32. Of what is used next only the output's lines are fetched, to be written: the rest
+//! gained nothing (`benches/README.md`).
 
 use super::LINE;
 use super::finish::Tile;
 use super::soon::Soon;
 use crate::amx::{COLUMNS, Kind, Product, multiply};
 
-/// Multiplies; the sums wait in memory. Words of rows beyond the last must be 0 in bf16 where they fill a line.
+/// Multiplies; the sums wait in memory, and the lines of the output that they go to after the `last` block come meanwhile. Words of
+/// rows beyond the last must be 0 in bf16 where they fill a line.
 ///
 /// # Safety
 /// The level must be in use.
@@ -15,7 +17,11 @@ unsafe fn product(
     (block, panel): (&[f32], &[f32]),
     sums: &mut [f32],
     more: bool,
+    last: Option<&Tile>,
 ) -> bool {
+    if let Some(&Tile { place, row, tall, .. }) = last {
+        (row..row + tall).for_each(|row| place.out.soon(row * place.stride + place.column, place.width));
+    }
     assert!(block.len() >= rows * kc.next_multiple_of(LINE));
     assert!(panel.len() >= kc * COLUMNS && sums.len() >= rows * COLUMNS);
     let (lines, rest) = (kc / LINE, kc % LINE);
@@ -53,10 +59,10 @@ pub(super) unsafe fn bf16(
     sums: &mut [f32],
     more: bool,
     _: &Soon,
-    _: Option<&Tile>,
+    last: Option<&Tile>,
 ) -> bool {
     // SAFETY: the caller's promise.
-    unsafe { product(Kind::Bf16, size, operands, sums, more) }
+    unsafe { product(Kind::Bf16, size, operands, sums, more, last) }
 }
 
 /// See [`super::scalar::int8`].
@@ -69,8 +75,8 @@ pub(super) unsafe fn int8(
     sums: &mut [f32],
     more: bool,
     _: &Soon,
-    _: Option<&Tile>,
+    last: Option<&Tile>,
 ) -> bool {
     // SAFETY: the caller's promise.
-    unsafe { product(Kind::Int8, size, operands, sums, more) }
+    unsafe { product(Kind::Int8, size, operands, sums, more, last) }
 }
