@@ -1,8 +1,8 @@
 """One picture with OpenVINO from the start of a process to the PNG: `whole_openvino.py FOLDER STEPS SIZE f32|bf16|int8 OUT.png`.
 
 The least that a program with OpenVINO must do, and no more, so that the peer is as fast as it can be: no tokenizer (the ids of "a cat" are below),
-no torch, an Euler loop in numpy. `--convert` first writes the networks (needs torch, diffusers, transformers; not timed). SDXL's UNet is what step.py has written, quantised
-quantise.py. Prints seconds to the first step and in all.
+no torch, an Euler loop in numpy. `--convert` first writes the networks (needs torch, diffusers, transformers; not timed). SDXL's UNet is what step.py has
+written, in int8 what quantise.py has. Prints seconds to the first step and in all.
 """
 import os
 import sys
