@@ -355,10 +355,14 @@ fn wide(precision: Precision) -> bool {
     precision == Precision::Bf16 && level() == Level::Avx512 && !level::amx() && !level::fast_bf16()
 }
 
+/// True if AMX multiplies: its micro-kernels do without what the others are told to fetch.
+fn by_amx(precision: Precision) -> bool {
+    level::amx() && precision != Precision::F32
+}
+
 /// Rows of the register tile of the level in use.
 fn tall(precision: Precision) -> usize {
-    let tiled = level::amx() && precision != Precision::F32;
-    if tiled { level::AMX_ROWS } else { level::tile_rows(level()) }
+    if by_amx(precision) { level::AMX_ROWS } else { level::tile_rows(level()) }
 }
 
 /// Its columns.
@@ -368,12 +372,7 @@ fn columns() -> usize {
 
 /// True if the micro-kernel of the level in use multiplies several whole tiles in one go, if they want the same lines fetched.
 fn goes_on(precision: Precision) -> bool {
-    level() == Level::Avx512 && tall(precision) == level::tile_rows(Level::Avx512)
-}
-
-/// True if it is told what is used next, for the processor to fetch it: not so AMX's.
-fn fetches(precision: Precision) -> bool {
-    tall(precision) == level::tile_rows(level())
+    level() == Level::Avx512 && !by_amx(precision)
 }
 
 /// True if the micro-kernel of bytes quantises rows meanwhile: on AMD's processors, one of which was measured to be faster so

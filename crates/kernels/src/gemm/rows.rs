@@ -1,7 +1,6 @@
 //! Rows of A, cut into tiles and packed.
 
-use super::{Blocks, LINE, Left, Precision, tall};
-use crate::level;
+use super::{Blocks, LINE, Left, Precision, by_amx, tall};
 use crate::share::{Shared, soon};
 use std::ops::Range;
 
@@ -26,8 +25,7 @@ impl Tiling {
     /// Those of the level in use. Where rows are quantised `meanwhile` the last one is shorter, and AMX multiplies few rows in as
     /// little time as 16.
     pub fn of(precision: Precision, meanwhile: bool) -> Self {
-        let mr = tall(precision);
-        Tiling { mr, even: !meanwhile && mr == level::tile_rows(level::level()) }
+        Tiling { mr: tall(precision), even: !meanwhile && !by_amx(precision) }
     }
 
     /// The rows of the tile of `rows` at row `mt`.

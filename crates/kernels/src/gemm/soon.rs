@@ -1,7 +1,7 @@
 //! Lines of the cache that the processor is told to fetch during a product.
 
 use super::quantiser::Quantiser;
-use super::{LINE, Left};
+use super::{LINE, Left, Right, columns};
 use crate::share::soon_used;
 use std::cell::Cell;
 use std::ops::Range;
@@ -55,6 +55,17 @@ impl Run {
             *run = Run { stride: 4 * LINE, also, lines: (kc * per).div_ceil(LINE), ..Run::none(start) };
         }
         half
+    }
+
+    /// Those that block `kb` of columns of the panel at `n0` is packed from: of the first half these, as many as there are runs, for the
+    /// next tile as many after them, each with the one as far on in the second half.
+    #[inline(always)]
+    pub fn of_columns<R: Right>(b: &R, (kb, n0): (usize, usize), first: Range<usize>, runs: &mut [Run]) {
+        let (nr, count) = (columns(), runs.len());
+        let at = |c| b.source(kb, n0, c, nr);
+        for (c, run) in first.zip(runs) {
+            *run = Run::of(at(c), at(c + count), at(c + nr / 2));
+        }
     }
 
     /// Takes the next so many of `words` for each of `tiles`: for all of them as many lines, maybe some beyond the end.

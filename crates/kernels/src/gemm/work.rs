@@ -5,8 +5,8 @@ use super::quantiser::Quantiser;
 use super::rows::{Packed, Tiling, pack_block, pack_tile, packed_at};
 use super::soon::{AFTER, OWN, RUNS, Run, Soon};
 use super::{
-    Blocks, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, by_block,
-    columns, fetches, goes_on, micro, tall, target,
+    Blocks, LEFT, LINE, Left, MC, Micro, NC, Precision, Right, SCRATCH, SMALL, Target, aligned, by_amx,
+    by_block, columns, goes_on, micro, tall, target,
 };
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Session;
@@ -158,7 +158,7 @@ fn serial<L: Left, R: Right>(
             quantiser: quantiser.as_mut(),
             narrow: L::PRECISION != Precision::F32,
             goes: goes_on(L::PRECISION),
-            fetches: fetches(L::PRECISION),
+            fetches: !by_amx(L::PRECISION),
         };
         of.all(cols.clone(), wide, blocks, a, b, targets, panel);
         quantised = quantiser.is_some();
@@ -267,10 +267,7 @@ impl Block<'_, '_> {
                             runs[OWN + 1] = Run::first_of(&mut coming, share, count);
                             if let (true, Some((kb, _, nt))) = (ahead > 0, later) {
                                 runs[OWN..].fill(none);
-                                let at = |c| b.source(kb, nt, c, nr);
-                                for (c, run) in (i * ahead..half).zip(&mut runs[OWN..OWN + ahead]) {
-                                    *run = Run::of(at(c), at(c + ahead), at(c + half));
-                                }
+                                Run::of_columns(b, (kb, nt), i * ahead..half, &mut runs[OWN..OWN + ahead]);
                             }
                             // One for the sums.
                             used = if matches!(self.packed, Packed::One(_)) { 1 } else { 0 };
