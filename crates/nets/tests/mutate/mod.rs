@@ -83,6 +83,8 @@ pub fn survive(files: &[Vec<u8>], count: u64, mut read: impl FnMut(Vec<u8>)) {
         }
     }
     if let (Some(before), Some(after)) = (before, peak_bytes()) {
-        assert!(after - before < 2 << 30, "address space grew by {} MiB", (after - before) >> 20);
+        // The system's count of the most there was can go back a little while other threads give memory back.
+        let grew = after.saturating_sub(before);
+        assert!(grew < 2 << 30, "address space grew by {} MiB", grew >> 20);
     }
 }
