@@ -32,6 +32,7 @@ mod finish;
 mod neon;
 mod pack;
 mod packed;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod quantiser;
 mod rows;
 mod scalar;
